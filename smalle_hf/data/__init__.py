@@ -1,0 +1,45 @@
+"""From a folder, manifest or data set of speech to the rows and batches that Small-E is trained on.
+
+Every source gives the columns of [`smalle_hf.data.schema`]. Names are imported on first use, so that importing this
+package stays light and needs none of the training extras.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .audio_segments import AudioHeader as AudioHeader
+    from .audio_segments import read_header as read_header
+    from .audio_segments import read_segment as read_segment
+    from .schema import SpeechRow as SpeechRow
+    from .schema import speech_features as speech_features
+    from .validation import BrokenInput as BrokenInput
+    from .validation import BrokenInputError as BrokenInputError
+    from .validation import BrokenInputReport as BrokenInputReport
+    from .validation import BrokenReason as BrokenReason
+    from .validation import TooMuchBrokenInputError as TooMuchBrokenInputError
+
+_MODULES = {
+    "audio_segments": ("AudioHeader", "read_header", "read_segment"),
+    "schema": ("SpeechRow", "speech_features"),
+    "validation": (
+        "BrokenInput",
+        "BrokenInputError",
+        "BrokenInputReport",
+        "BrokenReason",
+        "TooMuchBrokenInputError",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
