@@ -51,7 +51,7 @@ def blocks_of(path: Path, text: str, first_line: int = 1) -> Iterator[Block]:
         code = "".join(line[indent:] or "\n" for line in fence["code"].splitlines(keepends=True))
         yield Block(
             path=path,
-            line=first_line + before.count("\n") + 1,
+            line=first_line + before.count("\n"),
             section=headings[-1] if headings else "introduction",
             language=fence["language"].strip(),
             code=code,
