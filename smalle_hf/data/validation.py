@@ -9,10 +9,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+MAX_IDS_PER_FILE = 5
 SUMMARY_EXAMPLES = 3  # files shown per reason in the one-screen summary
 
 
@@ -74,14 +75,43 @@ class BrokenInputError(ValueError):
         return f"{self.broken.file}: {self.broken.reason.value}{detail}"
 
 
+class SpeechSourceError(ValueError):
+    """A whole source cannot be read: wrong path, unknown format, missing columns, damaged manifest."""
+
+
 class TooMuchBrokenInputError(RuntimeError):
     """More of the input is broken than the run allows."""
+
+
+@dataclass
+class BrokenFile:
+    """What a report keeps of a file: one entry per reason, however many rows of the file are lost to it.
+
+    Args:
+        reason (`BrokenReason`): Why.
+        file (`str`): The file.
+        detail (`str`): Detail of the first row.
+        num_rows (`int`): Rows skipped.
+        ids (`list[str]`): The first ids, at most `MAX_IDS_PER_FILE`.
+    """
+
+    reason: BrokenReason
+    file: str
+    detail: str = ""
+    num_rows: int = 0
+    ids: list[str] = field(default_factory=list)
+
+    def merge(self, other: "BrokenFile") -> None:
+        """Adds the rows of an entry for the same file and reason."""
+        self.num_rows += other.num_rows
+        self.ids = (self.ids + other.ids)[:MAX_IDS_PER_FILE]
 
 
 class BrokenInputReport:
     """Counts what a run has seen and collects what it skipped, with file and reason.
 
-    A report may hold named sections, for example one per stage or per worker; all totals include them.
+    Its memory grows with the number of broken files, not of broken rows: a missing chapter is one entry. A report may
+    hold named sections, for example one per stage or per worker; all totals include them.
 
     Example:
         >>> from smalle_hf.data import BrokenInputError, BrokenInputReport
@@ -90,44 +120,47 @@ class BrokenInputReport:
         0.1
     """
 
-    def __init__(self, num_rows: int = 0, broken: list[BrokenInput] | None = None):
-        self.own_rows = num_rows
-        self.own_broken = list(broken or [])
-        self.sections: dict[str, BrokenInputReport] = {}
+    def __init__(self, num_rows: int = 0):
+        self._num_rows = num_rows
+        self._files: dict[tuple[BrokenReason, str], BrokenFile] = {}
+        self._sections: dict[str, BrokenInputReport] = {}
 
     def section(self, name: str) -> "BrokenInputReport":
         """Returns an empty section. One of the same name is dropped, so that a pass that is repeated counts once."""
-        self.sections[name] = BrokenInputReport()
-        return self.sections[name]
+        self._sections[name] = BrokenInputReport()
+        return self._sections[name]
 
     def count_row(self) -> None:
         """Counts one row that was looked at, good or broken."""
-        self.own_rows += 1
+        self._num_rows += 1
 
-    def add(self, error: BrokenInputError | BrokenInput) -> None:
+    def add(self, error: BrokenInputError) -> None:
         """Adds a skipped input. The row itself is counted by `count_row`, once, where it is first looked at."""
-        self.own_broken.append(error.broken if isinstance(error, BrokenInputError) else error)
+        broken = error.broken
+        ids = [] if broken.id is None else [broken.id]
+        self._merge(BrokenFile(broken.reason, broken.file, broken.detail, 1, ids))
 
     def update(self, other: "BrokenInputReport") -> None:
         """Adds all that another report holds, for example that of another process."""
-        self.own_rows += other.num_rows
-        self.own_broken.extend(other.broken())
+        self._num_rows += other.num_rows
+        for entry in other.files():
+            self._merge(entry)
 
-    def broken(self) -> Iterator[BrokenInput]:
-        """Yields the skipped inputs, those of the sections included."""
-        yield from self.own_broken
-        for section in self.sections.values():
-            yield from section.broken()
+    def files(self) -> Iterator[BrokenFile]:
+        """Yields an entry per broken file and reason, those of the sections included."""
+        yield from self._files.values()
+        for section in self._sections.values():
+            yield from section.files()
 
     @property
     def num_rows(self) -> int:
         """Rows looked at."""
-        return self.own_rows + sum(section.num_rows for section in self.sections.values())
+        return self._num_rows + sum(section.num_rows for section in self._sections.values())
 
     @property
     def num_broken(self) -> int:
-        """Inputs skipped."""
-        return len(self.own_broken) + sum(section.num_broken for section in self.sections.values())
+        """Rows, or files without rows, that were skipped."""
+        return sum(entry.num_rows for entry in self.files())
 
     @property
     def broken_fraction(self) -> float:
@@ -137,7 +170,10 @@ class BrokenInputReport:
     @property
     def counts(self) -> dict[str, int]:
         """Number of skipped inputs by reason, the most frequent first."""
-        return dict(Counter(broken.reason.value for broken in self.broken()).most_common())
+        counts: Counter[str] = Counter()
+        for entry in self.files():
+            counts[entry.reason.value] += entry.num_rows
+        return dict(counts.most_common())
 
     def check(self, max_broken_fraction: float) -> None:
         """Raises `TooMuchBrokenInputError` when more than `max_broken_fraction` (0 to 1) of the rows are broken."""
@@ -151,37 +187,55 @@ class BrokenInputReport:
         """Returns the report on one screen: totals, and for every reason its count and the first files."""
         lines = [f"{self.num_rows} rows, {self.num_broken} broken inputs skipped ({self.broken_fraction:.2%})"]
         examples: dict[str, list[str]] = {reason: [] for reason in self.counts}
-        for broken in self.broken():
-            shown = examples[broken.reason.value]
+        for entry in self.files():
+            shown = examples[entry.reason.value]
             if len(shown) < SUMMARY_EXAMPLES:
-                shown.append(f"    {broken.file}" + (f": {broken.detail}" if broken.detail else ""))
+                shown.append(f"    {entry.file}" + (f": {entry.detail}" if entry.detail else ""))
         for reason, count in self.counts.items():
             lines += [f"  {reason}: {count}", *examples[reason]]
         return "\n".join(lines)
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report as JSON, to a temporary name that is then renamed."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+    def to_json(self) -> str:
+        """Returns the report as a JSON object: totals, counts by reason, and `files` with an entry per broken file."""
         content = {
             "num_rows": self.num_rows,
             "num_broken": self.num_broken,
             "broken_fraction": self.broken_fraction,
             "counts": self.counts,
-            "broken": [asdict(broken) for broken in self.broken()],
+            "files": [asdict(entry) for entry in self.files()],
         }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, content: str) -> "BrokenInputReport":
+        """The inverse of `to_json`, sections merged."""
+        values = json.loads(content)
+        report = cls(values["num_rows"])
+        for entry in values["files"]:
+            report._merge(BrokenFile(**{**entry, "reason": BrokenReason(entry["reason"])}))
+        return report
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report as JSON, to a temporary name that is then renamed."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(self.to_json(), encoding="utf-8")
         temporary.replace(target)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "BrokenInputReport":
         """Reads a report that `write` has written."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        broken = [BrokenInput(**{**entry, "reason": BrokenReason(entry["reason"])}) for entry in content["broken"]]
-        return cls(content["num_rows"], broken)
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def _merge(self, entry: BrokenFile) -> None:
+        key = (entry.reason, entry.file)
+        if key in self._files:
+            self._files[key].merge(entry)
+        else:
+            self._files[key] = replace(entry)
 
 
 def _printable(name: str) -> str:
     # A name that is not UTF-8 arrives with surrogate escapes, which neither JSON nor a terminal can print.
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
