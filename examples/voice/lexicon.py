@@ -55,7 +55,9 @@ UNWANTED_BEGINNINGS = tuple(
     molest incest pussy negro retard queer lesbian virgin erotic orgasm naked kill terror tortur slave slaught behead
     corpse poison cocaine heroin""".split()
 )
-UNWANTED_WORDS = frozenset("ass asses anal anus butt cock dick dyke fag fags hell piss rape rapes sex sexes tit tits".split())
+UNWANTED_WORDS = frozenset(
+    "ass asses anal anus butt cock dick dyke fag fags hell piss rape rapes sex sexes tit tits".split()
+)
 """Words left out, so that random sentences hurt no one by accident."""
 
 

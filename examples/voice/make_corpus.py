@@ -32,7 +32,9 @@ from tqdm import tqdm
 VOICES = ("slt", "rms", "awb")
 LICENCE = "MIT-Festival"
 SAMPLING_RATE = 16000
-SECONDS_PER_SENTENCE = 3.2  # mean over the generator's sentences; sizes the corpus, exact hours are reported at the end
+SECONDS_PER_SENTENCE = (
+    3.2  # mean over the generator's sentences; sizes the corpus, exact hours are reported at the end
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ def trim_silence(
     return waveform[start : (int(loud[-1]) + 1) * window + round(after * sampling_rate)]
 
 
-def plan_corpus(voices: Sequence[str], hours: float, held_out: int, seed: int) -> tuple[list[Utterance], list[Utterance]]:
+def plan_corpus(
+    voices: Sequence[str], hours: float, held_out: int, seed: int
+) -> tuple[list[Utterance], list[Utterance]]:
     """Draws the sentences of both splits and gives each to a voice. No sentence comes twice.
 
     Args:
@@ -116,7 +120,9 @@ def synthesise(text: str, voice: str) -> np.ndarray:
         RuntimeError: flite failed, or the voice does not speak at 16 kHz.
     """
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        result = subprocess.run(["flite", "-voice", voice, "-t", text, "-o", file.name], capture_output=True, text=True)
+        result = subprocess.run(
+            ["flite", "-voice", voice, "-t", text, "-o", file.name], capture_output=True, text=True
+        )
         if result.returncode:
             raise RuntimeError(f"flite could not read {text!r} as {voice}: {result.stderr.strip()[-200:]}")
         waveform, sampling_rate = soundfile.read(file.name, dtype="int16")
@@ -173,7 +179,9 @@ def main() -> int:
         return 1
     try:
         if not SCOWL_DIRECTORY.exists():
-            raise FileNotFoundError(f"{SCOWL_DIRECTORY} not found: install the package `scowl` (apt-get install scowl).")
+            raise FileNotFoundError(
+                f"{SCOWL_DIRECTORY} not found: install the package `scowl` (apt-get install scowl)."
+            )
         for voice in options.voices:
             (options.out / "audio" / voice).mkdir(parents=True, exist_ok=True)
         chosen = {name: getattr(options, name) for name in ("hours", "voices", "held_out", "seed")}

@@ -46,15 +46,19 @@ MODALS = """can could will would should may might must can't couldn't won't woul
 CONJUNCTIONS = "and|but|so|because|when|while|although|until|after|before|if|as|unless|since|where".split("|")
 DEGREES = "very quite too rather so really almost".split()
 EXCLAMATIONS = "no yes stop go wait please never help hello why quick now come on".split()
-PHRASES = """Hello.|Hello, how are you?|Good morning.|Good evening, everyone.|Good night.|Thank you.|Thank you very much.
+PHRASES = (
+    """Hello.|Hello, how are you?|Good morning.|Good evening, everyone.|Good night.|Thank you.|Thank you very much.
 You are welcome.|How do you do?|See you later.|I am sorry.|Excuse me.|What time is it?|Where are you going?|What is this?
 Who is there?|I don't know.|I don't think so.|Of course.|That's all right.|Never mind.|What happened?|Come in, please.
 It is raining again.|It's a nice day.|What is your name?|My name is slt.|How much is it?|How old are you?|Let me see.
 This is a test.|Can you hear me?|Please speak slowly.|I would like a cup of tea.|Let's go home.|Wait a minute.
 There is nothing to say.|What do you mean?|Are you sure?|I'm here.|We'll see.|They're late.|You're right.|It isn't far.
 That wasn't me.|Who's that?|Here we are.|There you go.|I've had enough.|He's gone.|She'll be back.|Time will tell.""".replace(
-    "\n", "|"
-).replace("|My name is slt.", "").split("|")
+        "\n", "|"
+    )
+    .replace("|My name is slt.", "")
+    .split("|")
+)
 _VOWELS = "aeiou"
 
 
@@ -255,7 +259,11 @@ class SentenceGenerator:
 
     def name_sentence(self) -> str:
         one, two = self.rng.sample(NAMES, 2)
-        place, day, title = self.rng.choice(PLACES), self.rng.choice(DAYS), self.rng.choice(("Mister", "Miss", "Doctor"))
+        place, day, title = (
+            self.rng.choice(PLACES),
+            self.rng.choice(DAYS),
+            self.rng.choice(("Mister", "Miss", "Doctor")),
+        )
         surname, verb = self.rng.choice(SURNAMES), self.lexicon.pick("verbs", self.rng)
         return self.rng.choice(
             (

@@ -28,7 +28,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import HfArgumentParser
 
 from smalle_hf.configuration_small_codec import SmallCodecConfig
-from smalle_hf.modeling_small_codec import LogMelSpectrogram, ResidualVectorQuantizer, SmallCodecModel
+from smalle_hf.layers_small_codec import LogMelSpectrogram, ResidualVectorQuantizer
+from smalle_hf.modeling_small_codec import SmallCodecModel
 
 STFT_SIZES = (256, 512, 1024, 2048)
 STATE_FILE = "training_state.safetensors"
@@ -300,7 +301,10 @@ def train(options: Options) -> None:
         now = time.monotonic()
         training.seconds, last = training.seconds + now - last, now
         if training.step % options.log_every == 0:
-            values["held_out_mel"], values["learning_rate"] = training.held_out_mel_distance(), training.learning_rate()
+            values["held_out_mel"], values["learning_rate"] = (
+                training.held_out_mel_distance(),
+                training.learning_rate(),
+            )
             for name, value in values.items():
                 writer.add_scalar(name, value, training.step)
             used = " ".join(f"{perplexity:.0f}" for perplexity in training.codebooks.perplexity())
