@@ -1,6 +1,7 @@
 """Fetches the common model tests of Transformers: its wheel leaves them out, its source distribution has them.
 
-Only `tests/` of the installed release is unpacked, into `.cache/transformers-tests-<version>` of this repository.
+Only `tests/*.py` of the installed release is unpacked, as the package `transformers_tests` in
+`.cache/transformers-tests-<version>` of this repository.
 
 Example:
     python tests/common/fetch_transformers_tests.py
@@ -19,7 +20,7 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache"
 
 
 def tests_folder() -> Path:
-    """Where the tests of the installed release of Transformers are, or would be."""
+    """Folder of the package `transformers_tests` for the installed release; it exists once that was fetched."""
     return CACHE / f"transformers-tests-{version('transformers')}"
 
 
@@ -48,11 +49,11 @@ def download(release: str, folder: Path) -> Path:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpacks `tests/*.py` of a source distribution.
+    """Unpacks `tests/*.py` of a source distribution as a package.
 
     Args:
         archive (`Path`): The `.tar.gz`.
-        target (`Path`): Folder that will hold the package `tests`; it appears complete or not at all.
+        target (`Path`): Folder that will hold the package; it appears complete or not at all.
 
     Raises:
         OSError: The archive is not readable, or holds no common model tests.
@@ -60,7 +61,7 @@ def unpack(archive: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         unfinished = Path(folder) / target.name
-        tests = unfinished / "tests"
+        tests = unfinished / "transformers_tests"
         tests.mkdir(parents=True)
         with tarfile.open(archive) as tar:
             for member in tar:
