@@ -238,4 +238,4 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named configurations for [`SmallEConfig.from_preset`]: only what differs from the defaults."""
 
-__all__ = ["SmallEConfig", "PRESETS"]
+__all__ = ["PRESETS", "SmallEConfig"]

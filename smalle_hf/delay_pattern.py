@@ -94,4 +94,4 @@ def check_codes(codes: torch.Tensor, config: SmallEConfig, name: str = "codes") 
         )
 
 
-__all__ = ["apply_delay", "revert_delay", "ids_to_codes", "check_codes"]
+__all__ = ["apply_delay", "check_codes", "ids_to_codes", "revert_delay"]

@@ -1,0 +1,29 @@
+"""Small-E: a small text-to-speech language model with linear attention, for Hugging Face Transformers.
+
+Importing the package registers its classes with Transformers' Auto classes.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForTextToWaveform
+
+from .cache_smalle import SmallECache
+from .configuration_smalle import SmallEConfig
+from .delay_pattern import apply_delay, revert_delay
+from .generation_smalle import SmallEGenerateOutput
+from .modeling_smalle import SmallEForSpeechGeneration, SmallEModel
+
+__version__ = "0.1.0"
+
+AutoConfig.register("small_e", SmallEConfig)
+# `AutoModel` gives the model that speaks: the bare one has no use of its own.
+AutoModel.register(SmallEConfig, SmallEForSpeechGeneration)
+AutoModelForTextToWaveform.register(SmallEConfig, SmallEForSpeechGeneration)
+
+__all__ = [
+    "SmallECache",
+    "SmallEConfig",
+    "SmallEForSpeechGeneration",
+    "SmallEGenerateOutput",
+    "SmallEModel",
+    "apply_delay",
+    "revert_delay",
+]

@@ -1,0 +1,140 @@
+"""The neural codec inside a checkpoint: any Transformers codec with `encode`, `decode` and `audio_codes`.
+
+EnCodec wraps its codes in a leading dimension of chunks, other codecs do not; nothing else of the package needs to know.
+"""
+
+import inspect
+
+import torch
+from transformers import AutoModel, PreTrainedModel
+
+from .configuration_smalle import SmallEConfig
+
+
+def build_codec(config: SmallEConfig) -> PreTrainedModel:
+    """The codec that `config.codec_config` describes, frozen.
+
+    Args:
+        config ([`SmallEConfig`]): Needs a `codec_config`.
+
+    Raises:
+        ValueError: The codec has fewer codebooks than are modelled, other codebook sizes, or cuts audio into chunks.
+    """
+    codec = AutoModel.from_config(config.codec_config)
+    for method in ("encode", "decode"):
+        if not hasattr(codec, method):
+            raise ValueError(f"{type(codec).__name__} has no `{method}`: choose a codec such as EnCodec, Mimi or DAC.")
+    if getattr(codec.config, "chunk_length", None) is not None:
+        raise ValueError("Codecs that cut audio into chunks are not supported: choose one without `chunk_length_s`.")
+    codebook_size = getattr(codec.config, "codebook_size", config.codebook_size)
+    if codebook_size != config.codebook_size:
+        raise ValueError(f"`codebook_size` ({config.codebook_size}) differs from the codec's ({codebook_size}).")
+    num_codebooks = available_codebooks(codec)
+    if num_codebooks is not None and num_codebooks < config.num_codebooks:
+        raise ValueError(f"`num_codebooks` ({config.num_codebooks}) exceeds the codec's ({num_codebooks}).")
+    return codec.requires_grad_(False).eval()
+
+
+def available_codebooks(codec: PreTrainedModel) -> int | None:
+    """How many codebooks a codec has; `None` if its configuration does not say."""
+    for name in ("num_quantizers", "n_codebooks", "num_codebooks"):
+        if getattr(codec.config, name, None) is not None:
+            return int(getattr(codec.config, name))
+    return None
+
+
+def frame_length(config: SmallEConfig) -> int:
+    """Samples per code frame."""
+    return round(config.sampling_rate / config.frame_rate)
+
+
+def encode_audio(
+    codec: PreTrainedModel,
+    input_values: torch.Tensor,
+    input_values_mask: torch.Tensor | None,
+    config: SmallEConfig,
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Codes of right-padded mono waveforms, the first `num_codebooks` of them.
+
+    Rows are encoded one by one: a codec's encoder may look ahead into padding.
+
+    Args:
+        codec (`PreTrainedModel`): The codec.
+        input_values (`torch.Tensor` of shape `(B, samples)`): Audio at the codec's sampling rate.
+        input_values_mask (`torch.Tensor` of shape `(B, samples)`, *optional*): 1 for audio, 0 for padding.
+        config ([`SmallEConfig`]): Gives the number of codebooks.
+
+    Returns:
+        Codes of shape `(B, T, Q)` and their mask of shape `(B, T)`.
+
+    Raises:
+        ValueError: The shape is wrong, or a row is empty or not finite.
+    """
+    if input_values.ndim == 3 and input_values.shape[1] == 1:
+        input_values = input_values[:, 0]
+    if input_values.ndim != 2:
+        raise ValueError(f"Audio must have shape (batch, samples), mono, got {tuple(input_values.shape)}.")
+    if input_values_mask is None:
+        input_values_mask = torch.ones_like(input_values)
+    lengths = input_values_mask.long().sum(dim=-1).tolist()
+    if min(lengths) == 0:
+        raise ValueError("The audio is empty: pass at least one sample per row.")
+    if not torch.isfinite(input_values).all():
+        raise ValueError("The audio holds NaN or infinite samples: repair or drop the recording.")
+    options = {}
+    if bandwidths := getattr(codec.config, "target_bandwidths", None):
+        options["bandwidth"] = max(bandwidths)  # residual codes: those of a lower bandwidth are the first of these
+    dtype = next(codec.parameters()).dtype
+    rows = []
+    for waveform, length in zip(input_values, lengths, strict=True):
+        codes = codec.encode(waveform[None, None, :length].to(dtype), **options).audio_codes
+        codes = codes[0] if codes.ndim == 4 else codes  # EnCodec: (chunks, B, Q, T)
+        rows.append(codes[0, : config.num_codebooks].transpose(0, 1))
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row[:, 0]) for row in rows], batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
+
+
+def decode_codes(
+    codec: PreTrainedModel, codes: torch.LongTensor, lengths: torch.LongTensor | None, samples_per_frame: int
+) -> torch.Tensor:
+    """Waveforms of right-padded codes.
+
+    A causal codec decodes the batch at once, for it cannot hear the padding; another one decodes rows of equal length
+    together.
+
+    Args:
+        codec (`PreTrainedModel`): The codec.
+        codes (`torch.LongTensor` of shape `(B, T, Q)`): Codes.
+        lengths (`torch.LongTensor` of shape `(B,)`, *optional*): Frames of each row; all if `None`.
+        samples_per_frame (`int`): Samples that a frame yields.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T * samples_per_frame)`; zeros behind a row's end.
+    """
+    num_rows, num_frames = codes.shape[:2]
+    frames = [num_frames] * num_rows if lengths is None else lengths.tolist()
+    audio = torch.zeros(num_rows, num_frames * samples_per_frame, device=codes.device)
+    is_causal = bool(getattr(codec.config, "use_causal_conv", False))
+    for length in [max(frames, default=0)] if is_causal else sorted(set(frames)):
+        if length == 0:
+            continue
+        rows = [i for i in range(num_rows) if is_causal or frames[i] == length]
+        decoded = _decode(codec, codes[rows, :length].transpose(1, 2))
+        for i, waveform in zip(rows, decoded, strict=True):
+            samples = min(frames[i] * samples_per_frame, waveform.shape[-1])
+            audio[i, :samples] = waveform[:samples].float()
+    return audio
+
+
+def _decode(codec: PreTrainedModel, codes: torch.LongTensor) -> torch.Tensor:
+    """(B, Q, T) codes -> (B, samples)."""
+    if "audio_scales" in inspect.signature(codec.decode).parameters:  # EnCodec: (chunks, B, Q, T)
+        decoded = codec.decode(codes[None], [None])
+    elif "quantized_representation" in inspect.signature(codec.decode).parameters:  # DAC
+        decoded = codec.decode(audio_codes=codes)
+    else:
+        decoded = codec.decode(codes)
+    return decoded.audio_values.reshape(codes.shape[0], -1)
+
+
+__all__ = ["available_codebooks", "build_codec", "decode_codes", "encode_audio", "frame_length"]

@@ -1,0 +1,590 @@
+"""`generate()`: the delay pattern, voice prompts, sampling per codebook, stopping.
+
+One generation is a sequence of columns of delayed ids. Rows of a batch are independent: each has its own voice prompt,
+frame index, limit and end; a row that is done is frozen, so its state is the one that it would have alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import GenerationMode, MaxTimeCriteria
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils import ModelOutput, logging
+
+from .cache_smalle import SmallECache
+from .codec_smalle import frame_length
+from .delay_pattern import apply_delay, ids_to_codes, revert_delay
+from .generation_checks import check_generation_inputs, check_generation_options, check_voice_prompt
+
+logger = logging.get_logger(__name__)
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass
+class SmallEGenerateOutput(ModelOutput):
+    """Output of `SmallEForSpeechGeneration.generate`. A voice prompt is not part of it.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B, T, Q)`): Codec codes by frame; 0 behind the end of a row.
+        sequence_lengths (`torch.LongTensor` of shape `(B,)`): Frames of each row.
+        is_finished (`torch.BoolTensor` of shape `(B,)`): Rows that ended by themselves; the others met their limit.
+        delayed_ids (`torch.LongTensor` of shape `(B, C, Q)`): The ids as they were emitted, column by column.
+        alignments (`torch.Tensor` of shape `(B, T, S)`, *optional*): Weight of every text token at every frame (PACA's
+            second attention map; the heads' mean with standard cross-attention); with `return_alignments`.
+        audio (`torch.Tensor` of shape `(B, samples)`, *optional*): Waveforms at `config.sampling_rate`; with a codec.
+        audio_lengths (`torch.LongTensor` of shape `(B,)`, *optional*): Samples of each row.
+        scores (`tuple[torch.Tensor]` of shape `(B, Q, V)`, *optional*): Processed scores, one per column; with
+            `output_scores`.
+        logits (`tuple[torch.Tensor]` of shape `(B, Q, V)`, *optional*): Raw scores; with `output_logits`.
+        past_key_values ([`SmallECache`], *optional*): State to continue from.
+    """
+
+    sequences: torch.LongTensor | None = None
+    sequence_lengths: torch.LongTensor | None = None
+    is_finished: torch.BoolTensor | None = None
+    delayed_ids: torch.LongTensor | None = None
+    alignments: torch.Tensor | None = None
+    audio: torch.Tensor | None = None
+    audio_lengths: torch.LongTensor | None = None
+    scores: tuple[torch.Tensor, ...] | None = None
+    logits: tuple[torch.Tensor, ...] | None = None
+    past_key_values: SmallECache | None = None
+
+
+@dataclass
+class SmallEColumn:
+    """One emitted column: `ids` (B, Q), the `alignment` (B, S) of the frame that begins in it, `scores` and `logits`
+    (B, Q, V), and the rows (B,) that were still `running` when it was emitted."""
+
+    ids: torch.LongTensor
+    alignment: torch.Tensor
+    scores: torch.Tensor
+    logits: torch.Tensor
+    running: torch.BoolTensor
+
+
+class DelayedRows:
+    """Where every row of a batch stands in its delayed sequence, and which ids the pattern dictates.
+
+    Args:
+        config ([`SmallEConfig`]): Delays and ids.
+        next_column (`torch.LongTensor` of shape `(B,)`): Index of the column that is emitted next.
+        history (`torch.LongTensor` of shape `(B, max_delay + 1, Q)`): The columns before it.
+        first_frame (`torch.LongTensor` of shape `(B,)`): First frame that this generation returns.
+        limits (`torch.LongTensor` of shape `(B,)`): Frames that each row may return.
+        prompt_ids (`torch.LongTensor` of shape `(B, max_delay, Q)`, *optional*): Ids of the voice prompt's last frames,
+            whose later codebooks fall into the first columns; -1 where the model decides.
+        enforce_pattern (`bool`): Whether ids that contradict the delay pattern are ruled out.
+        is_finished (`torch.BoolTensor` of shape `(B,)`): Rows that ended in an earlier generation.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        next_column: torch.LongTensor,
+        history: torch.LongTensor,
+        first_frame: torch.LongTensor,
+        limits: torch.LongTensor,
+        prompt_ids: torch.LongTensor | None,
+        enforce_pattern: bool,
+        is_finished: torch.BoolTensor,
+    ) -> None:
+        self.config = config
+        self.next_column, self.history = next_column, history
+        self.first_frame, self.limits = first_frame, limits
+        self.prompt_ids, self.enforce_pattern = prompt_ids, enforce_pattern
+        self.delays = torch.tensor(config.delays, device=history.device)
+        self.leader = config.delays.index(0)  # the codebook that ends the utterance
+        self.is_finished = is_finished.clone()
+        self.is_done = self.is_finished | (limits <= 0)
+        self.num_columns = 0
+        self.end_frame = self._end_frame_in_history()
+
+    def _end_frame_in_history(self) -> torch.LongTensor:
+        """Frame at which the leading codebook has stopped, a very late one where it has not."""
+        never = torch.iinfo(torch.long).max // 2
+        stopped = self.history[..., self.leader] == self.config.audio_eos_token_id  # (B, max_delay + 1)
+        first_stop = stopped.int().argmax(dim=-1)
+        column = self.next_column - self.history.shape[1] + first_stop
+        return torch.where(stopped.any(dim=-1), column - 1, never)
+
+    def restrict(self, scores: torch.Tensor, min_frames: int) -> torch.Tensor:
+        """Rules out ids that cannot come next: pad and start ids, and stop ids of all but the leading codebook."""
+        if not self.enforce_pattern:
+            return scores
+        scores = scores.clone()
+        scores[..., [self.config.audio_pad_token_id, self.config.audio_bos_token_id]] = -math.inf
+        too_early = self.next_column - 1 < self.first_frame + max(min_frames, 1)
+        may_stop = torch.zeros_like(scores[..., 0], dtype=torch.bool)
+        may_stop[:, self.leader] = ~too_early
+        stop = scores[..., self.config.audio_eos_token_id]
+        scores[..., self.config.audio_eos_token_id] = stop.masked_fill(~may_stop, -math.inf)
+        return scores
+
+    def dictate(self, ids: torch.LongTensor) -> torch.LongTensor:
+        """Replaces the ids that are not for the model to choose: the voice prompt's, and with the pattern enforced the
+        start ids of codebooks that lag and the stop ids behind the end."""
+        if self.prompt_ids is not None and self.num_columns < self.prompt_ids.shape[1]:
+            prompt_ids = self.prompt_ids[:, self.num_columns]
+            ids = torch.where(prompt_ids >= 0, prompt_ids, ids)
+        if self.enforce_pattern:
+            frame = self.next_column[:, None] - 1 - self.delays
+            ids = torch.where(frame < 0, self.config.audio_bos_token_id, ids)
+            ids = torch.where(frame >= self.end_frame[:, None], self.config.audio_eos_token_id, ids)
+        return ids
+
+    def advance(self, ids: torch.LongTensor) -> None:
+        """Takes note of an emitted column, `(B, Q)`, and of the rows that end with it."""
+        stopped = ids == self.config.audio_eos_token_id
+        self.end_frame = torch.where(
+            stopped[:, self.leader], torch.minimum(self.end_frame, self.next_column - 1), self.end_frame
+        )
+        running = ~self.is_done
+        history = torch.cat([self.history[:, 1:], ids[:, None]], dim=1)
+        self.history = torch.where(running[:, None, None], history, self.history)
+        ended = self.next_column >= self.end_frame + self.config.max_delay if self.enforce_pattern else stopped.all(-1)
+        met_limit = self.next_column >= self.first_frame + self.limits + self.config.max_delay
+        self.next_column = self.next_column + running
+        self.is_finished = self.is_finished | (running & ended)
+        self.is_done = self.is_done | ended | met_limit
+        self.num_columns += 1
+
+    def lengths(self) -> torch.LongTensor:
+        """Frames of each row of which every codebook was emitted, those from the stop on not counted. Shape `(B,)`."""
+        complete = self.next_column - 1 - self.config.max_delay - self.first_frame
+        if self.enforce_pattern:
+            complete = torch.minimum(complete, self.end_frame - self.first_frame)
+        else:  # a row ends with the column in which every codebook stops
+            complete = complete - self.is_finished.long()
+        return complete.clamp(min=0)
+
+
+class SmallEGenerationMixin(GenerationMixin):
+    """`generate()` of [`SmallEForSpeechGeneration`]."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        audio_prompt_codes: torch.LongTensor | None = None,
+        audio_prompt_mask: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        input_values_mask: torch.Tensor | None = None,
+        generator: Generators = None,
+        seed: int | list[int] | None = None,
+        **kwargs: Any,
+    ) -> SmallEGenerateOutput | torch.Tensor:
+        r"""Speaks texts.
+
+        Args:
+            inputs or input_ids (`torch.LongTensor` of shape `(B, S)`): Text ids from [`SmallEProcessor`]; with a voice
+                prompt, the ids of its transcript followed by the new text.
+            generation_config (`GenerationConfig`, *optional*): Sampling options, instead of the model's.
+            attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 for text, 0 for padding.
+            audio_prompt_codes (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Codec codes of a voice to go on with.
+            audio_prompt_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
+            input_values (`torch.Tensor` of shape `(B, samples)`, *optional*): The voice as audio at
+                `config.sampling_rate`, instead of codes; with `input_values_mask` of the same shape.
+            generator (`torch.Generator` or a list of B of them, *optional*): Source of randomness. With a list, a row
+                draws the same numbers in any batch.
+            seed (`int` or `list[int]`, *optional*): Shorthand for a list of generators seeded `seed, seed + 1, ...`.
+            do_sample (`bool`), temperature (`float`), top_k (`int`), top_p (`float`), ...: As in Transformers. By default
+                the paper's: sampling from the 100 best at temperature 1.
+            num_sampled_codebooks (`int`, defaults to 1): Codebooks that are sampled; the later ones take the best id.
+            max_new_tokens (`int`, *optional*): Frames to return at most. By default `config.max_frames_per_text_token`
+                per text token of each row.
+            num_return_sequences (`int`, defaults to 1): Utterances per text.
+            enforce_delay_pattern (`bool`, defaults to `True`): Rule out ids that contradict the delay pattern and end with
+                the first codebook's stop id. `False`: emit whatever the model prefers, and end when all codebooks emit
+                the stop id in one column, as the paper's released code does.
+            logits_processor, stopping_criteria: As in Transformers. They see ids of shape `(B * Q, C)` and `(B, C, Q)`,
+                the last input column and the emitted ones, and scores of shape `(B * Q, V)` and `(B, Q, V)`.
+            return_alignments (`bool`, defaults to `False`): Whether to return `alignments`.
+            output_audio (`bool`, *optional*): Whether to decode the codes; by default if the checkpoint holds a codec.
+            past_key_values ([`SmallECache`], *optional*): State returned by an earlier call with the same text, to
+                continue it. It is not changed.
+            output_scores, output_logits, return_dict_in_generate (`bool`): As in Transformers; the last defaults to
+                `True`.
+
+        Returns:
+            [`SmallEGenerateOutput`]; without `return_dict_in_generate`, the waveforms, or the codes where there is no codec.
+
+        Raises:
+            ValueError: The text is empty, too long or of another tokenizer; the prompt does not fit the model; a mode is
+                asked for that this model does not have. Raised before any heavy work.
+            TypeError: Ids or codes are no integers.
+        """
+        if inputs is not None:
+            if kwargs.get("input_ids") is not None:
+                raise ValueError("Pass the text once: as `inputs` or as `input_ids`.")
+            kwargs["input_ids"] = inputs
+        check_generation_options(kwargs)
+        num_rows = check_generation_inputs(self.config, kwargs)
+        if input_values is not None:
+            if audio_prompt_codes is not None:
+                raise ValueError("Pass the voice once: as `audio_prompt_codes` or as `input_values`.")
+            audio_prompt_codes, audio_prompt_mask = self.encode_audio(input_values, input_values_mask)
+        if audio_prompt_codes is not None:
+            check_voice_prompt(self.config, audio_prompt_codes, audio_prompt_mask, num_rows, kwargs)
+            kwargs |= self._voice_prompt_columns(audio_prompt_codes, audio_prompt_mask)
+        kwargs.setdefault("return_dict_in_generate", True)
+        kwargs |= self._frame_limits(num_rows, generation_config, kwargs)
+        num_generated = num_rows * (kwargs.get("num_return_sequences") or 1)
+        kwargs["generators"] = _make_generators(generator, seed, num_generated, self.device)
+        return super().generate(generation_config=generation_config, **kwargs)
+
+    def _voice_prompt_columns(
+        self, codes: torch.LongTensor, mask: torch.Tensor | None
+    ) -> dict[str, torch.LongTensor | torch.Tensor]:
+        """The columns that a prompt fills wholly, as decoder inputs, and the ids that it puts into the next ones."""
+        codes = codes.to(self.device)
+        keep = torch.ones_like(codes[..., 0], dtype=torch.bool) if mask is None else mask.bool().to(codes.device)
+        delayed = [apply_delay(row[row_keep], self.config) for row, row_keep in zip(codes, keep, strict=True)]
+        lengths = keep.sum(dim=-1).tolist()
+        max_delay, offset = self.config.max_delay, self.config.codebook_offset
+        full = [row[: length + 1] for row, length in zip(delayed, lengths, strict=True)]
+        partial = [row[length + 1 : length + 1 + max_delay] for row, length in zip(delayed, lengths, strict=True)]
+        pad_sequence = torch.nn.utils.rnn.pad_sequence
+        prompt_ids = torch.stack(partial)
+        return {
+            "decoder_input_ids": pad_sequence(full, batch_first=True, padding_value=self.config.audio_pad_token_id),
+            "decoder_attention_mask": pad_sequence([torch.ones_like(row[:, 0]) for row in full], batch_first=True),
+            "prompt_ids": prompt_ids.masked_fill(prompt_ids < offset, -1),
+        }
+
+    def _frame_limits(
+        self, num_rows: int, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Frames that each row may return: the caller's limit, or one that follows from the row's text."""
+        for source in (kwargs.get("max_new_tokens"), generation_config, self.generation_config):
+            limit = getattr(source, "max_new_tokens", None) if isinstance(source, GenerationConfig) else source
+            if limit is not None:
+                return {"max_new_tokens": limit, "frame_limits": torch.full((num_rows,), limit, device=self.device)}
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            text = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["encoder_outputs"][0][..., 0]
+            mask = torch.ones_like(text)
+        limits = (mask.sum(dim=-1) * self.config.max_frames_per_text_token).ceil().long().to(self.device)
+        return {"max_new_tokens": int(limits.max()), "frame_limits": limits, "is_default_limit": True}
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        own = {
+            "num_sampled_codebooks": 1,
+            "enforce_delay_pattern": True,
+            "return_alignments": False,
+            "output_audio": self.codec_model is not None,
+            "is_default_limit": False,
+            "generators": None,
+        }
+        given = {name: kwargs.pop(name) for name in own if kwargs.get(name) is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name not in own}
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        for name, default in own.items():
+            stored = getattr(generation_config, name, None)
+            setattr(generation_config, name, given.get(name, default if stored is None else stored))
+        mode = generation_config.get_generation_mode()
+        if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            raise ValueError(
+                f"Small-E cannot generate by {mode.value.replace('_', ' ')}: leave `num_beams`, `penalty_alpha`, `dola_layers` and "
+                "assistants at their defaults."
+            )
+        if generation_config.output_audio:
+            self._require_codec()
+        if not 0 <= generation_config.num_sampled_codebooks <= self.config.num_codebooks:
+            raise ValueError(f"`num_sampled_codebooks` must lie in 0..{self.config.num_codebooks}.")
+        return generation_config, model_kwargs
+
+    def _prepare_decoder_input_ids_for_generation(
+        self, batch_size: int, model_kwargs: dict[str, Any], device: torch.device | None = None, **kwargs: Any
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+        ids = model_kwargs.pop("decoder_input_ids", None)
+        cache = model_kwargs.get("past_key_values")
+        if ids is None and cache is not None and cache.last_ids is not None:
+            ids = cache.last_ids[:, -1:]
+        if ids is None:
+            shape = (batch_size, 1, self.config.num_codebooks)
+            ids = torch.full(shape, self.config.audio_bos_token_id, device=self.device)
+        return ids.to(self.device), model_kwargs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        num_rows = model_kwargs["encoder_outputs"][0].shape[0]
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None:
+            cache.check(self.config)
+            cache = cache.clone().to(self.device)
+            if cache.batch_size != num_rows:
+                cache.batch_repeat_interleave(num_rows // cache.batch_size)
+            cache.text = None
+        elif generation_config.use_cache is not False:
+            cache = SmallECache(self.config, num_rows, self.device)
+        model_kwargs["past_key_values"] = cache
+
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> LogitsProcessorList:
+        # Transformers' own minimum length would count columns of every codebook; `DelayedRows.restrict` counts frames.
+        minimum = generation_config.min_length, generation_config.min_new_tokens
+        generation_config.min_length = generation_config.min_new_tokens = None
+        processors = super()._get_logits_processor(generation_config, *args, **kwargs)
+        generation_config.min_length, generation_config.min_new_tokens = minimum
+        return processors
+
+    def _get_stopping_criteria(
+        self, generation_config: GenerationConfig, stopping_criteria: StoppingCriteriaList | None, **kwargs: Any
+    ) -> StoppingCriteriaList:
+        # Length and end are known per row, so of Transformers' criteria only the time limit is left.
+        criteria = StoppingCriteriaList()
+        if generation_config.max_time is not None:
+            criteria.append(MaxTimeCriteria(max_time=generation_config.max_time))
+        criteria.extend(stopping_criteria or [])
+        return criteria
+
+    def prepare_inputs_for_generation(
+        self,
+        decoder_input_ids: torch.LongTensor,
+        prompt_ids: torch.LongTensor | None = None,
+        frame_limits: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of the next forward pass. `prompt_ids` and `frame_limits` are generation's own and stay out of it."""
+        return {"decoder_input_ids": decoder_input_ids, **kwargs}
+
+    def _sample(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        prompt_ids: torch.LongTensor | None = None,
+        frame_limits: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ) -> SmallEGenerateOutput | torch.Tensor:
+        """Collects the columns of [`columns`] and turns them into codes and sound."""
+        cache: SmallECache | None = model_kwargs.get("past_key_values")
+        rows = self._start_rows(input_ids, model_kwargs, frame_limits, prompt_ids, generation_config)
+        history = rows.history
+        is_continued = cache is not None and cache.last_ids is not None
+        alignment_tail = None if not is_continued else cache.last_alignments
+        num_text_tokens = model_kwargs["encoder_outputs"][0].shape[1]
+        shape = (len(history), self.config.max_delay, num_text_tokens)
+        alignment_tail = _fit_alignments(alignment_tail, shape, history.device)
+        columns, alignments, scores, logits = [], [alignment_tail] if is_continued else [], [], []
+        for column in self._columns(
+            input_ids, rows, logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs
+        ):
+            columns.append(column.ids)
+            new_tail = torch.cat([alignment_tail, column.alignment[:, None]], dim=1)[:, 1:]
+            alignment_tail = torch.where(column.running[:, None, None], new_tail, alignment_tail)
+            if generation_config.return_alignments:
+                alignments.append(column.alignment[:, None])
+            if generation_config.output_scores:
+                scores.append(column.scores)
+            if generation_config.output_logits:
+                logits.append(column.logits)
+
+        if cache is not None:
+            cache.last_ids, cache.last_alignments, cache.is_finished = rows.history, alignment_tail, rows.is_finished
+        lengths = rows.lengths()
+        self._report_limit(rows, lengths, generation_config)
+        emitted = torch.stack(columns, dim=1) if columns else history[:, :0]
+        codes = revert_delay(torch.cat([history if is_continued else history[:, -1:], emitted], dim=1), self.config)
+        num_frames = int(lengths.max())
+        is_frame = torch.arange(num_frames, device=lengths.device) < lengths[:, None]
+        codes = ids_to_codes(codes[:, :num_frames], self.config) * is_frame[..., None]
+        output = SmallEGenerateOutput(
+            sequences=codes,
+            sequence_lengths=lengths,
+            is_finished=rows.is_finished,
+            delayed_ids=emitted,
+            scores=tuple(scores) if generation_config.output_scores else None,
+            logits=tuple(logits) if generation_config.output_logits else None,
+            past_key_values=cache,
+        )
+        if generation_config.return_alignments:
+            aligned = torch.cat(alignments, dim=1)[:, :num_frames] if alignments else alignment_tail[:, :0]
+            output.alignments = aligned * is_frame[..., None]
+        if generation_config.output_audio:
+            output.audio = self.decode_audio(codes, lengths)
+            output.audio_lengths = lengths * frame_length(self.config)
+        if generation_config.return_dict_in_generate:
+            return output
+        return output.sequences if output.audio is None else output.audio
+
+    def _start_rows(
+        self,
+        input_ids: torch.LongTensor,
+        model_kwargs: dict[str, Any],
+        frame_limits: torch.LongTensor,
+        prompt_ids: torch.LongTensor | None,
+        generation_config: GenerationConfig,
+    ) -> DelayedRows:
+        cache: SmallECache | None = model_kwargs.get("past_key_values")
+        mask = model_kwargs.get("decoder_attention_mask")
+        size = self.config.max_delay + 1
+        num_rows, num_columns = input_ids.shape[:2]
+        lengths = torch.full((num_rows,), num_columns, device=input_ids.device) if mask is None else mask.sum(dim=-1)
+        is_finished = torch.zeros(num_rows, dtype=torch.bool, device=input_ids.device)
+        if cache is not None and cache.last_ids is not None:
+            history, is_finished = cache.last_ids, cache.is_finished
+            next_column = cache.frame_index + lengths
+            first_frame = next_column - 1 - self.config.max_delay
+        else:
+            # The last columns of each row, wherever its padding is; short rows repeat their start column.
+            order = input_ids.new_zeros(num_rows, num_columns) if mask is None else -mask.long()
+            index = lengths[:, None] - size + torch.arange(size, device=input_ids.device)
+            index = order.argsort(dim=-1, stable=True).gather(1, index.clamp(min=0))
+            history = input_ids.gather(1, index[..., None].expand(-1, -1, input_ids.shape[-1]))
+            consumed = 0 if cache is None else cache.frame_index
+            next_column = consumed + lengths
+            first_frame = next_column - 1
+        return DelayedRows(
+            self.config,
+            next_column,
+            history,
+            first_frame,
+            frame_limits,
+            prompt_ids,
+            generation_config.enforce_delay_pattern,
+            is_finished,
+        )
+
+    def _columns(
+        self,
+        input_ids: torch.LongTensor,
+        rows: DelayedRows,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool,
+        model_kwargs: dict[str, Any],
+    ) -> Iterator[SmallEColumn]:
+        """Emits column after column until every row is done. `rows` is kept up to date."""
+        cache = model_kwargs.get("past_key_values")
+        step = self.__call__
+        if self._valid_auto_compile_criteria(model_kwargs, generation_config):
+            step = self.get_compiled_call(generation_config.compile_config)
+        forward: Callable[..., ModelOutput] = self.__call__  # the first call may have any length
+        mask = model_kwargs.pop("decoder_attention_mask", None)
+        model_kwargs.pop("logits_to_keep", None)
+        seen = input_ids[
+            :, -1:
+        ]  # what processors and criteria are shown: the last input column, then the emitted ones
+        needs_ids = bool(stopping_criteria) or not all(isinstance(p, _ID_FREE_WARPERS) for p in logits_processor)
+        while self._has_unfinished_sequences(bool(rows.is_done.all()), synced_gpus, device=input_ids.device):
+            inputs = self.prepare_inputs_for_generation(input_ids, decoder_attention_mask=mask, **model_kwargs)
+            outputs = forward(**inputs, output_attentions=True, logits_to_keep=_last_columns(mask))
+            forward = step
+            raw = _take_last(outputs.logits, mask).float()
+            alignment = _alignment(_take_last(outputs.cross_attentions.transpose(1, 2), mask), self.config)
+            scores = rows.restrict(raw, generation_config.min_new_tokens or 0)
+            scores = logits_processor(seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)).view_as(raw)
+            ids = rows.dictate(_choose(scores, generation_config))
+            running = ~rows.is_done
+            if running.any():
+                yield SmallEColumn(ids, alignment, scores, raw, running)
+            rows.advance(ids)
+            if needs_ids:
+                seen = torch.cat([seen, ids[:, None]], dim=1)
+                rows.is_done = rows.is_done | stopping_criteria(seen, scores)
+            frozen = rows.is_done.any()
+            if cache is None:  # everything anew, frozen rows included: their columns are masked
+                mask = torch.ones_like(input_ids[..., 0]) if mask is None else mask
+                mask = torch.cat([mask, (~rows.is_done)[:, None].to(mask.dtype)], dim=1)
+                input_ids = torch.cat([input_ids, ids[:, None]], dim=1)
+            else:
+                mask = (~rows.is_done)[:, None].long() if frozen else None
+                input_ids = ids[:, None]
+
+    def _report_limit(self, rows: DelayedRows, lengths: torch.LongTensor, generation_config: GenerationConfig) -> None:
+        met = (~rows.is_finished & (lengths >= rows.limits)).nonzero().flatten().tolist()
+        if met and generation_config.is_default_limit:
+            logger.warning(
+                f"Rows {met} were cut at their limit of {rows.limits[met].tolist()} frames before they ended: the model lost the "
+                "text, or speaks slower than `config.max_frames_per_text_token`. Set `max_new_tokens` to allow more."
+            )
+
+
+_ID_FREE_WARPERS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+"""Processors that do not look at the ids: with these alone, no history has to be put together."""
+
+
+def _make_generators(
+    generator: Generators, seed: int | list[int] | None, num_rows: int, device: torch.device
+) -> Generators:
+    if generator is not None and seed is not None:
+        raise ValueError("Pass `generator` or `seed`, not both.")
+    if seed is not None:
+        seeds = [seed + i for i in range(num_rows)] if isinstance(seed, int) else list(seed)
+        generator = [torch.Generator(device).manual_seed(number) for number in seeds]
+    if isinstance(generator, list) and len(generator) != num_rows:
+        raise ValueError(f"Pass one generator or seed for each of the {num_rows} utterances, got {len(generator)}.")
+    return generator
+
+
+def _choose(scores: torch.Tensor, generation_config: GenerationConfig) -> torch.LongTensor:
+    """(B, Q, V) scores -> (B, Q) ids: the best, or for the first codebooks a sample by inversion of the distribution."""
+    ids = scores.argmax(dim=-1)
+    num_sampled = generation_config.num_sampled_codebooks if generation_config.do_sample else 0
+    if num_sampled == 0:
+        return ids
+    cumulative = scores[:, :num_sampled].softmax(dim=-1).cumsum(dim=-1)
+    shape, generators = cumulative.shape[:-1], generation_config.generators
+    if isinstance(generators, list):
+        rows = [torch.rand(shape[1:], generator=g, device=g.device).to(scores.device) for g in generators]
+        uniform = torch.stack(rows)
+    else:
+        device = scores.device if generators is None else generators.device
+        uniform = torch.rand(shape, generator=generators, device=device).to(scores.device)
+    # Scaled by the last sum, which rounding keeps from being exactly 1; `right` skips ids of probability 0.
+    sampled = torch.searchsorted(cumulative, (uniform * cumulative[..., -1])[..., None], right=True).squeeze(-1)
+    ids[:, :num_sampled] = sampled.clamp(max=scores.shape[-1] - 1)
+    return ids
+
+
+def _last_columns(mask: torch.Tensor | None) -> int:
+    """How many columns have to be scored: the last one, or all where rows end in different ones."""
+    return 1 if mask is None else 0
+
+
+def _take_last(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(B, T, ...) -> (B, ...): what belongs to the last column that the mask keeps."""
+    if mask is None or mask.shape[1] == 1:
+        return x[:, -1]
+    last = mask.shape[1] - 1 - mask.flip(1).long().argmax(dim=-1)
+    return x[torch.arange(len(x), device=x.device), last]
+
+
+def _alignment(attentions: torch.Tensor, config: Any) -> torch.Tensor:
+    """(B, maps, S) -> (B, S): PACA's second map, or the mean over the heads."""
+    return attentions[:, 1] if config.cross_attention == "paca" else attentions.mean(dim=1)
+
+
+def _fit_alignments(
+    alignments: torch.Tensor | None, shape: tuple[int, int, int], device: torch.device
+) -> torch.Tensor:
+    """Alignments to as many text tokens as there are now, zeros where there were none."""
+    fitted = torch.zeros(shape, device=device)
+    if alignments is not None:
+        kept = min(shape[2], alignments.shape[2])
+        fitted[..., :kept] = alignments[..., :kept]
+    return fitted
+
+
+__all__ = ["SmallEColumn", "SmallEGenerateOutput", "SmallEGenerationMixin"]
