@@ -8,12 +8,13 @@ import importlib
 import sys
 import types
 import unittest
+import unittest.mock
 
 import pytest
 import torch
 from fetch_transformers_tests import tests_folder
 
-from smalle_hf import SmallEConfig, SmallEForSpeechGeneration
+from smalle_hf import SmallEConfig, SmallEForSpeechGeneration, SmallEModel
 
 if not tests_folder().is_dir():
     pytest.skip(
@@ -79,17 +80,51 @@ class SmallEModelTester:
         }
 
 
+def raise_epsilons(config: SmallEConfig) -> None:
+    # Stands in for a helper that sets every name that any model gives its epsilons; `SmallEConfig` refuses those that
+    # are almost, but not quite, a name of its own.
+    config.layer_norm_eps = config.rms_norm_eps = 1.0
+
+
 class SmallEModelTest(common.ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (SmallEForSpeechGeneration,)
+    all_model_classes = (SmallEForSpeechGeneration, SmallEModel)
     is_encoder_decoder = True
+    # The mixin means attention maps of every layer and a choice of attention kernels. Here only the cross-attention has
+    # maps, and `test_cross_attentions` is about them.
+    has_attentions = False
     # The mixin reads the year in which a model was added from its copyright line, which these files do not have.
     test_can_init_all_missing_weights_before_2023 = True
 
     def setUp(self) -> None:
         self.model_tester = SmallEModelTester()
+        for patch in (
+            unittest.mock.patch.object(common, "set_config_for_less_flaky_test", raise_epsilons),
+            # Tells the mixin that `SmallEModel` is the model without heads, which has no loss.
+            unittest.mock.patch.dict(common.MODEL_MAPPING_NAMES, {SmallEConfig.model_type: "SmallEModel"}),
+        ):
+            patch.start()
+            self.addCleanup(patch.stop)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if return_labels:
             inputs["labels"] = inputs["decoder_input_ids"].roll(-1, dims=1)
         return inputs
+
+    @property
+    def all_generative_model_classes(self) -> tuple:
+        # Audio ids have three dimensions and `generate` returns codes: its own tests are in tests/test_generation*.py.
+        return ()
+
+    def test_cross_attentions(self) -> None:
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        shape = (self.model_tester.batch_size, 2, self.model_tester.decoder_seq_length, self.model_tester.seq_length)
+        model = SmallEForSpeechGeneration._from_config(config, attn_implementation="eager").eval()
+        with torch.no_grad():
+            self.assertIsNone(model(**inputs).cross_attentions)
+            by_argument = model(**inputs, output_attentions=True).cross_attentions
+            model.config.output_attentions = True
+            by_config = model(**inputs).cross_attentions
+        self.assertEqual(by_argument.shape, shape)
+        torch.testing.assert_close(by_argument.sum(dim=-1), torch.ones(shape[:-1]))
+        torch.testing.assert_close(by_config, by_argument)
