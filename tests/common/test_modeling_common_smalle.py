@@ -23,15 +23,19 @@ if not tests_folder().is_dir():
     )
 
 
+# The source distribution leaves out subfolders of `tests`, from which two more mixins are imported. Neither fits: one
+# drives `generate` with ids of two dimensions, the other exports models to ONNX and ExecuTorch.
+LEFT_OUT = {"generation.test_utils": "GenerationTesterMixin", "exporters.test_export": "ExportTesterMixin"}
+
+
 def load_common_tests() -> types.ModuleType:
-    # The source distribution leaves out subfolders of `tests`, from which two more mixins are imported. Neither fits:
-    # one drives `generate` with 2-D ids, the other exports the model to ONNX and ExecuTorch.
     sys.path.append(str(tests_folder()))
-    for name, mixin in [("generation.test_utils", "GenerationTesterMixin"), ("exporters.test_export", "ExportTesterMixin")]:
-        module = types.ModuleType(f"transformers_tests.{name}")
-        setattr(module, mixin, type(mixin, (), {}))
-        sys.modules[module.__name__] = module
-        sys.modules.setdefault(module.__name__.rpartition(".")[0], types.ModuleType(module.__name__.rpartition(".")[0]))
+    for module, mixin in LEFT_OUT.items():
+        name = f"transformers_tests.{module}"
+        package = name.rpartition(".")[0]
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[name] = types.ModuleType(name)
+        setattr(sys.modules[name], mixin, type(mixin, (), {}))
     return importlib.import_module("transformers_tests.test_modeling_common")
 
 
@@ -89,8 +93,8 @@ def raise_epsilons(config: SmallEConfig) -> None:
 class SmallEModelTest(common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = (SmallEForSpeechGeneration, SmallEModel)
     is_encoder_decoder = True
-    # The mixin means attention maps of every layer and a choice of attention kernels. Here only the cross-attention has
-    # maps, and `test_cross_attentions` is about them.
+    # The mixin means maps of every layer and a choice of attention kernels. Here only the cross-attention has maps, and
+    # `test_cross_attentions` is about them.
     has_attentions = False
     # The mixin reads the year in which a model was added from its copyright line, which these files do not have.
     test_can_init_all_missing_weights_before_2023 = True
@@ -121,10 +125,10 @@ class SmallEModelTest(common.ModelTesterMixin, unittest.TestCase):
         shape = (self.model_tester.batch_size, 2, self.model_tester.decoder_seq_length, self.model_tester.seq_length)
         model = SmallEForSpeechGeneration._from_config(config, attn_implementation="eager").eval()
         with torch.no_grad():
-            self.assertIsNone(model(**inputs).cross_attentions)
+            assert model(**inputs).cross_attentions is None
             by_argument = model(**inputs, output_attentions=True).cross_attentions
             model.config.output_attentions = True
             by_config = model(**inputs).cross_attentions
-        self.assertEqual(by_argument.shape, shape)
+        assert by_argument.shape == shape
         torch.testing.assert_close(by_argument.sum(dim=-1), torch.ones(shape[:-1]))
         torch.testing.assert_close(by_config, by_argument)
