@@ -11,22 +11,45 @@ if TYPE_CHECKING:
     from .audio_segments import AudioHeader as AudioHeader
     from .audio_segments import read_header as read_header
     from .audio_segments import read_segment as read_segment
+    from .folders import DatasetRowsBuilder as DatasetRowsBuilder
+    from .folders import LibriSpeechBuilder as LibriSpeechBuilder
+    from .folders import LibriTTSBuilder as LibriTTSBuilder
+    from .folders import LJSpeechBuilder as LJSpeechBuilder
+    from .folders import ManifestBuilder as ManifestBuilder
+    from .folders import VCTKBuilder as VCTKBuilder
+    from .librilight import LibrilightBuilder as LibrilightBuilder
     from .schema import SpeechRow as SpeechRow
     from .schema import speech_features as speech_features
+    from .sources import detect_format as detect_format
+    from .sources import load_speech as load_speech
+    from .validation import BrokenFile as BrokenFile
     from .validation import BrokenInput as BrokenInput
     from .validation import BrokenInputError as BrokenInputError
     from .validation import BrokenInputReport as BrokenInputReport
     from .validation import BrokenReason as BrokenReason
+    from .validation import SpeechSourceError as SpeechSourceError
     from .validation import TooMuchBrokenInputError as TooMuchBrokenInputError
 
 _MODULES = {
     "audio_segments": ("AudioHeader", "read_header", "read_segment"),
+    "folders": (
+        "DatasetRowsBuilder",
+        "LibriSpeechBuilder",
+        "LibriTTSBuilder",
+        "LJSpeechBuilder",
+        "ManifestBuilder",
+        "VCTKBuilder",
+    ),
+    "librilight": ("LibrilightBuilder",),
     "schema": ("SpeechRow", "speech_features"),
+    "sources": ("detect_format", "load_speech"),
     "validation": (
+        "BrokenFile",
         "BrokenInput",
         "BrokenInputError",
         "BrokenInputReport",
         "BrokenReason",
+        "SpeechSourceError",
         "TooMuchBrokenInputError",
     ),
 }

@@ -15,6 +15,7 @@ from .validation import BrokenInputError, BrokenReason
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 SILENCE_PEAK = 1e-3  # -60 dB full scale: below the noise floor of any recorded room
+MP3_FRAME = 1152  # samples: the length in an mp3 header counts coder delay that decoding leaves out
 CUT_TOLERANCE = 1e-3  # seconds: manifests round their times
 
 
@@ -103,9 +104,10 @@ def read_segment(row: SpeechRow, sampling_rate: int | None = None) -> np.ndarray
             first, num_samples = segment_bounds(row["start"], row["duration"], file.samplerate, file.frames)
             file.seek(first)
             samples = file.read(num_samples, dtype="float32", always_2d=True).mean(axis=1)
+            allowed_loss = MP3_FRAME if file.format in ("MP3", "MPEG") else 0
     except (soundfile.LibsndfileError, OSError) as error:
         raise BrokenInputError(BrokenReason.TRUNCATED_AUDIO, name, _one_line(error), row["id"]) from error
-    _check_samples(samples, num_samples, name, row["id"])
+    _check_samples(samples, num_samples - allowed_loss, name, row["id"])
     if sampling_rate is None or sampling_rate == row["sampling_rate"]:
         return samples
     return soxr.resample(samples, row["sampling_rate"], sampling_rate)
@@ -134,9 +136,9 @@ def _check_bounds(row: SpeechRow, sampling_rate: int, num_samples: int, name: st
     check_cut(row["start"], row["duration"], AudioHeader(sampling_rate, num_samples), name, row["id"])
 
 
-def _check_samples(samples: np.ndarray, num_samples: int, name: str, id: str) -> None:
-    if len(samples) < num_samples or num_samples == 0:
-        detail = f"{len(samples)} samples where {num_samples} are expected"
+def _check_samples(samples: np.ndarray, min_samples: int, name: str, id: str) -> None:
+    if len(samples) < max(min_samples, 1):
+        detail = f"{len(samples)} samples where {min_samples} are expected"
         raise BrokenInputError(BrokenReason.TRUNCATED_AUDIO, name, detail, id)
     if not np.isfinite(samples).all():
         raise BrokenInputError(BrokenReason.NOT_FINITE, name, "NaN or infinite samples", id)
