@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import metadata, version
 from pathlib import Path
@@ -74,6 +75,20 @@ def test_wheel_holds_every_module_and_the_type_marker(wheel: zipfile.ZipFile, re
 def test_wheel_holds_the_licence_and_nothing_outside_the_package(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
     assert {name.split("/")[0].partition("-")[0] for name in wheel.namelist()} == {"smalle_hf"}
+
+
+@pytest.mark.slow
+def test_source_distribution_is_complete(clone: Path, repository_files: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77", reason="needs the setuptools that pyproject.toml asks for")
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        packed = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
+    needed = {path for path in repository_files if path.parts[0] == "smalle_hf"}
+    needed |= {Path(name) for name in ("LICENSE", "README.md", "pyproject.toml")}
+    assert needed <= packed
 
 
 def test_versions_agree() -> None:

@@ -93,8 +93,8 @@ def raise_epsilons(config: SmallEConfig) -> None:
 class SmallEModelTest(common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = (SmallEForSpeechGeneration, SmallEModel)
     is_encoder_decoder = True
-    # The mixin means maps of every layer and a choice of attention kernels. Here only the cross-attention has maps, and
-    # `test_cross_attentions` is about them.
+    # The mixin means maps of every layer and a choice of kernels. Here only the cross-attention has maps:
+    # `test_cross_attentions` checks them.
     has_attentions = False
     # The mixin reads the year in which a model was added from its copyright line, which these files do not have.
     test_can_init_all_missing_weights_before_2023 = True
