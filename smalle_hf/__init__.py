@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextToWaveform
 from .cache_smalle import SmallECache
 from .configuration_smalle import SmallEConfig
 from .delay_pattern import apply_delay, revert_delay
-from .generation_smalle import SmallEGenerateOutput
 from .modeling_smalle import SmallEForSpeechGeneration, SmallEModel
+from .outputs_smalle import SmallEGenerateOutput, SmallEModelOutput, SmallEOutput
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,8 @@ __all__ = [
     "SmallEForSpeechGeneration",
     "SmallEGenerateOutput",
     "SmallEModel",
+    "SmallEModelOutput",
+    "SmallEOutput",
     "apply_delay",
     "revert_delay",
 ]

@@ -20,9 +20,9 @@ class SmallECache(Cache):
     r"""
     Recurrent state of a batch of utterances. Its size does not depend on how many frames they hold.
 
-    The model reads and replaces `states` and `frame_index`, and keeps the projected text in `text`. `generate` keeps in
-    `last_ids`, `last_alignments` and `is_finished` what it needs to go on later. Rows are independent: each has its own
-    frame index.
+    The model reads and replaces `states` and `frame_index`, and keeps the projected text in `text`. `generate` keeps
+    in `last_ids`, `last_alignments` and `is_finished` what it needs to go on later. Rows are independent: each has its
+    own frame index.
 
     Args:
         config ([`SmallEConfig`]): Configuration of the model that will use the cache.
@@ -30,13 +30,13 @@ class SmallECache(Cache):
         device (`torch.device` or `str`, *optional*): Where the tensors live.
 
     Attributes:
-        states (`list[torch.Tensor]` of shape `(B, H, K, V)`, float32): One per LCLM block, in the order of computation:
-            audio encoder, PACA's position net (absent with standard cross-attention), audio decoder.
+        states (`list[torch.Tensor]` of shape `(B, H, K, V)`, float32): One per LCLM block, in the order of
+            computation: audio encoder, PACA's position net (absent with standard cross-attention), audio decoder.
         frame_index (`torch.LongTensor` of shape `(B,)`): Columns of the delayed sequence that were consumed.
-        text (`tuple[torch.Tensor, ...]`, *optional*): What the cross-attention computed from the text. It belongs to one
-            text, grows with it, and is recomputed when absent; it is not saved.
-        last_ids (`torch.LongTensor` of shape `(B, max_delay + 1, Q)`, *optional*): Newest delayed ids; the last column is
-            the one to be consumed next.
+        text (`tuple[torch.Tensor, ...]`, *optional*): What the cross-attention computed from the text. It belongs to
+            one text, grows with it, and is recomputed when absent; it is not saved.
+        last_ids (`torch.LongTensor` of shape `(B, max_delay + 1, Q)`, *optional*): Newest delayed ids; the last column
+            is the one to be consumed next.
         last_alignments (`torch.Tensor` of shape `(B, max_delay, S)`, *optional*): Alignments of the frames of which
             `generate` has emitted some codebooks only.
         is_finished (`torch.BoolTensor` of shape `(B,)`): Utterances that have emitted their stop ids.
@@ -111,7 +111,7 @@ class SmallECache(Cache):
             tensor.zero_()
         self.last_ids = self.last_alignments = self.text = None
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Replaces the rows by those that `beam_idx`, of shape `(B,)`, names."""
         self._replace(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 

@@ -1,6 +1,7 @@
 """The neural codec inside a checkpoint: any Transformers codec with `encode`, `decode` and `audio_codes`.
 
-EnCodec wraps its codes in a leading dimension of chunks, other codecs do not; nothing else of the package needs to know.
+EnCodec wraps its codes in a leading dimension of chunks, other codecs do not; nothing else of the package needs to
+know.
 """
 
 import inspect
@@ -43,17 +44,12 @@ def available_codebooks(codec: PreTrainedModel) -> int | None:
     return None
 
 
-def frame_length(config: SmallEConfig) -> int:
-    """Samples per code frame."""
-    return round(config.sampling_rate / config.frame_rate)
-
-
 def encode_audio(
     codec: PreTrainedModel,
     input_values: torch.Tensor,
     input_values_mask: torch.Tensor | None,
     config: SmallEConfig,
-) -> tuple[torch.LongTensor, torch.LongTensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes of right-padded mono waveforms, the first `num_codebooks` of them.
 
     Rows are encoded one by one: a codec's encoder may look ahead into padding.
@@ -95,7 +91,7 @@ def encode_audio(
 
 
 def decode_codes(
-    codec: PreTrainedModel, codes: torch.LongTensor, lengths: torch.LongTensor | None, samples_per_frame: int
+    codec: PreTrainedModel, codes: torch.Tensor, lengths: torch.Tensor | None, samples_per_frame: int
 ) -> torch.Tensor:
     """Waveforms of right-padded codes.
 
@@ -126,7 +122,7 @@ def decode_codes(
     return audio
 
 
-def _decode(codec: PreTrainedModel, codes: torch.LongTensor) -> torch.Tensor:
+def _decode(codec: PreTrainedModel, codes: torch.Tensor) -> torch.Tensor:
     """(B, Q, T) codes -> (B, samples)."""
     if "audio_scales" in inspect.signature(codec.decode).parameters:  # EnCodec: (chunks, B, Q, T)
         decoded = codec.decode(codes[None], [None])
@@ -137,4 +133,4 @@ def _decode(codec: PreTrainedModel, codes: torch.LongTensor) -> torch.Tensor:
     return decoded.audio_values.reshape(codes.shape[0], -1)
 
 
-__all__ = ["available_codebooks", "build_codec", "decode_codes", "encode_audio", "frame_length"]
+__all__ = ["available_codebooks", "build_codec", "decode_codes", "encode_audio"]

@@ -1,4 +1,4 @@
-"""Configuration of Small-E (arXiv 2406.04467): every size, id and delay that the model, the data and generation share."""
+"""Configuration of Small-E (arXiv 2406.04467): every size, id and delay that model, data and generation share."""
 
 import difflib
 from typing import Any, ClassVar, Literal
@@ -11,7 +11,8 @@ from transformers.utils.type_validators import interval, positive_int_field
 @strict
 class SmallEConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`SmallEForSpeechGeneration`]. The defaults are the paper's 64M model (section 3.2 of the paper).
+    Configuration of a [`SmallEForSpeechGeneration`]. The defaults are the paper's 64M model (section 3.2 of the
+    paper).
 
     Args:
         vocab_size (`int`, defaults to 256): Entries of the text vocabulary (byte-pair encoding over lower-cased text).
@@ -21,8 +22,8 @@ class SmallEConfig(PreTrainedConfig):
         num_attention_heads (`int`, defaults to 2): Heads H of every LCLM block (and of the standard cross-attention).
         num_text_encoder_layers (`int`, defaults to 9): Blocks of the non-causal text encoder.
         num_text_encoder_attention_heads (`int`, defaults to 8): Heads of the text encoder.
-        cross_attention (`"paca"` or `"standard"`, defaults to `"paca"`): Position-aware cross-attention, or the paper's
-            ablation: multi-head cross-attention with rotary embeddings and no position stream.
+        cross_attention (`"paca"` or `"standard"`, defaults to `"paca"`): Position-aware cross-attention, or the
+            paper's ablation: multi-head cross-attention with rotary embeddings and no position stream.
         position_size (`int`, defaults to 64): Width P of PACA's position stream; even and divisible by the heads.
         key_expand (`float`, defaults to 1.0): Key width of an LCLM block over its input width.
         value_expand (`float`, defaults to 2.0): Value width of an LCLM block over its input width.
@@ -204,9 +205,19 @@ class SmallEConfig(PreTrainedConfig):
         return self.num_audio_encoder_layers + self.num_audio_decoder_layers
 
     @property
+    def codebook_delays(self) -> list[int]:
+        """Columns by which each codebook lags: `delays`, which is never `None` once the configuration is built."""
+        return self.delays or []
+
+    @property
     def max_delay(self) -> int:
         """Columns by which the last codebook lags behind the first."""
-        return max(self.delays or [0])
+        return max(self.codebook_delays)
+
+    @property
+    def frame_length(self) -> int:
+        """Samples per code frame."""
+        return round((self.sampling_rate or 0) / (self.frame_rate or 1.0))
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "SmallEConfig":

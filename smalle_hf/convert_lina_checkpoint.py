@@ -2,8 +2,8 @@
 
     python -m smalle_hf.convert_lina_checkpoint --weights model.ckpt --output small-e
 
-Sizes are read off the tensors; a configuration, if given, is checked against them. Only tensors are read: pickled objects are
-refused.
+Sizes are read off the tensors; a configuration, if given, is checked against them. Only tensors are read: pickled
+objects are refused.
 """
 
 import argparse
@@ -87,7 +87,8 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{path} is damaged or holds pickled objects, which are not loaded ({reason}): save its state dict as safetensors."
+            f"{path} is damaged or holds pickled objects, which are not loaded ({reason}): save its state dict as "
+            "safetensors."
         ) from error
     tensors = tensors.get("state_dict", tensors)
     anchors = [name for name in tensors if name == ANCHOR or name.endswith("." + ANCHOR)]
@@ -202,7 +203,8 @@ def convert_checkpoint(
     Args:
         weights_path (`str` or `os.PathLike`): The authors' weights.
         output (`str` or `os.PathLike`): Folder to write.
-        config_path (`str` or `os.PathLike`, *optional*): The authors' configuration as JSON, to check the weights against.
+        config_path (`str` or `os.PathLike`, *optional*): The authors' configuration as JSON, to check the weights
+            against.
         codec (`str`, *optional*): Folder or Hub name of a codec to put inside, such as `facebook/encodec_24khz`.
 
     Returns:
@@ -232,8 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m smalle_hf.convert_lina_checkpoint",
         description="Convert a checkpoint of the paper's authors into a folder that `from_pretrained` loads.",
-        epilog="example: python -m smalle_hf.convert_lina_checkpoint --weights model.ckpt --codec facebook/encodec_24khz "
-        "--output small-e",
+        epilog="example: python -m smalle_hf.convert_lina_checkpoint --weights model.ckpt "
+        "--codec facebook/encodec_24khz --output small-e",
     )
     parser.add_argument("--weights", required=True, help="state dict: .safetensors, .ckpt or .pt")
     parser.add_argument("--config", help="the authors' configuration as JSON, checked against the weights")

@@ -1,14 +1,15 @@
-"""The delay pattern: codebook q of a frame is emitted `delays[q]` columns after codebook 0 (paper section 3.1, MusicGen).
+"""The delay pattern: codebook q of a frame is emitted `delays[q]` columns after codebook 0 (paper section 3.1).
 
-With T frames and delays 0..Q-1 the delayed sequence has T + Q + 1 columns: column 0 holds start ids only, and at column t
-codebook q holds frame t - 1 - q. Cells before a codebook's first frame hold the start id, cells after its last one the
-stop id:
+With T frames and delays 0..Q-1 the delayed sequence has T + Q + 1 columns: column 0 holds start ids only, and at
+column t codebook q holds frame t - 1 - q. Cells before a codebook's first frame hold the start id, cells after its
+last one the stop id:
 
     column      0    1    2    3    4    5          (T = 3, Q = 2)
     codebook 0  bos  f0   f1   f2   eos  eos
     codebook 1  bos  bos  f0   f1   f2   eos
 
-Codes are the codec's own numbers, 0 to codebook_size - 1. Ids are what the model sees: code k is id k + codebook_offset.
+Codes are the codec's own numbers, 0 to codebook_size - 1. Ids are what the model sees: code k is id k +
+codebook_offset.
 """
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from .configuration_smalle import SmallEConfig
 
 
-def apply_delay(codes: torch.LongTensor, config: SmallEConfig) -> torch.LongTensor:
+def apply_delay(codes: torch.Tensor, config: SmallEConfig) -> torch.Tensor:
     """Turns codec codes into the delayed ids that the model is trained on.
 
     Args:
@@ -33,13 +34,13 @@ def apply_delay(codes: torch.LongTensor, config: SmallEConfig) -> torch.LongTens
     num_frames = codes.shape[-2]
     num_columns = num_frames + config.max_delay + 2
     ids = codes.new_full((*codes.shape[:-2], num_columns, config.num_codebooks), config.audio_eos_token_id)
-    for codebook, delay in enumerate(config.delays):
+    for codebook, delay in enumerate(config.codebook_delays):
         ids[..., : delay + 1, codebook] = config.audio_bos_token_id
         ids[..., delay + 1 : delay + 1 + num_frames, codebook] = codes[..., codebook] + config.codebook_offset
     return ids
 
 
-def revert_delay(ids: torch.LongTensor, config: SmallEConfig) -> torch.LongTensor:
+def revert_delay(ids: torch.Tensor, config: SmallEConfig) -> torch.Tensor:
     """Aligns delayed ids by frame again: the inverse of [`apply_delay`] up to the special ids, which are kept.
 
     Args:
@@ -52,11 +53,13 @@ def revert_delay(ids: torch.LongTensor, config: SmallEConfig) -> torch.LongTenso
         codebooks are present.
     """
     num_frames = max(ids.shape[-2] - 1 - config.max_delay, 0)
-    rows = [ids[..., delay + 1 : delay + 1 + num_frames, codebook] for codebook, delay in enumerate(config.delays)]
+    rows = [
+        ids[..., delay + 1 : delay + 1 + num_frames, codebook] for codebook, delay in enumerate(config.codebook_delays)
+    ]
     return torch.stack(rows, dim=-1)
 
 
-def ids_to_codes(ids: torch.LongTensor, config: SmallEConfig) -> torch.LongTensor:
+def ids_to_codes(ids: torch.Tensor, config: SmallEConfig) -> torch.Tensor:
     """Maps audio ids to codec codes; special ids, which have no code, become code 0.
 
     Args:
@@ -85,8 +88,8 @@ def check_codes(codes: torch.Tensor, config: SmallEConfig, name: str = "codes") 
         raise TypeError(f"`{name}` must hold integer codes, got {codes.dtype}: encode the audio with the codec first.")
     if codes.ndim < 2 or codes.shape[-1] != config.num_codebooks:
         raise ValueError(
-            f"`{name}` must have shape (..., frames, {config.num_codebooks}), got {tuple(codes.shape)}: transpose it, or "
-            f"keep the first {config.num_codebooks} codebooks."
+            f"`{name}` must have shape (..., frames, {config.num_codebooks}), got {tuple(codes.shape)}: transpose "
+            f"it, or keep the first {config.num_codebooks} codebooks."
         )
     if codes.numel() and (codes.min() < 0 or codes.max() >= config.codebook_size):
         raise ValueError(

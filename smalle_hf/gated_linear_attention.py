@@ -12,8 +12,8 @@ Three implementations share one signature `(q, k, v, log_decay, initial_state, r
 
 [`gated_linear_attention`] picks one. Layout is (batch, time, heads, width), as in flash-linear-attention.
 
-Log decays are clamped at -5 per frame, in every form alike: a channel that forgets faster than exp(-5) = 0.7 % per frame
-is as good as empty, and the bound is what keeps the chunked form inside the range of float32. The decay of the model,
+Log decays are clamped at -5 per frame, in every form alike: a channel that keeps less than exp(-5) = 0.7 % per frame
+is as good as empty, and the bound keeps the chunked form inside the range of float32. The decay of the model,
 logsigmoid(x) / 16, comes near it only for x < -80.
 """
 
@@ -41,7 +41,7 @@ def gated_linear_attention(
     v: torch.Tensor,
     log_decay: torch.Tensor,
     initial_state: torch.Tensor | None = None,
-    resets: torch.BoolTensor | None = None,
+    resets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs the recurrence with the implementation that suits device and length.
 
@@ -50,7 +50,8 @@ def gated_linear_attention(
         k (`torch.Tensor` of shape `(B, T, H, K)`): Keys.
         v (`torch.Tensor` of shape `(B, T, H, V)`): Values.
         log_decay (`torch.Tensor` of shape `(B, T, H, K)`): Logarithm of the decay, <= 0, clamped at -5.
-        initial_state (`torch.Tensor` of shape `(B, H, K, V)`, *optional*): State before the first frame; zeros if `None`.
+        initial_state (`torch.Tensor` of shape `(B, H, K, V)`, *optional*): State before the first frame; zeros if
+            `None`.
         resets (`torch.BoolTensor` of shape `(B, T)`, *optional*): Frames before which the state is emptied (the first
             frame of every utterance that is packed behind another one).
 
@@ -72,7 +73,7 @@ def recurrent_gated_linear_attention(
     v: torch.Tensor,
     log_decay: torch.Tensor,
     initial_state: torch.Tensor | None = None,
-    resets: torch.BoolTensor | None = None,
+    resets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence as it is defined, one frame after the other. Arguments and result as [`gated_linear_attention`].
 
@@ -101,13 +102,13 @@ def chunked_gated_linear_attention(
     v: torch.Tensor,
     log_decay: torch.Tensor,
     initial_state: torch.Tensor | None = None,
-    resets: torch.BoolTensor | None = None,
+    resets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence as matrix products over chunks of 32 frames. Arguments and result as [`gated_linear_attention`].
 
-    Within a chunk, with G the running sum of the log decay and m its middle frame, frame t reads frame s <= t with weight
-    exp(G_t - G_s) = exp(G_t - G_m) * exp(G_m - G_s): two factors that depend on one frame each, so the sum over channels
-    is a matrix product. Between chunks the state is carried by the recurrence itself, once per chunk.
+    Within a chunk, with G the running sum of the log decay and m its middle frame, frame t reads frame s <= t with
+    weight exp(G_t - G_s) = exp(G_t - G_m) * exp(G_m - G_s): two factors that depend on one frame each, so the sum over
+    channels is a matrix product. Between chunks the state is carried by the recurrence itself, once per chunk.
     """
     with _full_precision(q.device.type):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -131,9 +132,9 @@ def chunked_gated_linear_attention(
         begin_to_middle = middle.exp()
         middle_to_end = relative[..., -1:, :].exp()
 
-        # 3. What each frame reads from its own chunk: earlier frames, then itself. A frame's own weight holds no decay.
-        #    It is kept out of the product, where its two factors would cancel and leave their rounding in the gradient
-        #    of the decay. Entries above the diagonal may overflow: they are never used.
+        # 3. What each frame reads from its own chunk: earlier frames, then itself. A frame's own weight holds no
+        # decay.    It is kept out of the product, where its two factors would cancel and leave their rounding in the
+        # gradient    of the decay. Entries above the diagonal may overflow: they are never used.
         weights = (q_decayed @ k_decayed.transpose(-1, -2)).masked_fill(~causal, 0.0)  # (B, H, N, C, C)
         out = weights @ v + (q * k).sum(dim=-1, keepdim=True) * v  # (B, H, N, C, V)
 
@@ -167,13 +168,13 @@ def _split_into_chunks(x: torch.Tensor) -> torch.Tensor:
 
 
 def _chunk_masks(
-    resets: torch.BoolTensor | None, q: torch.Tensor
+    resets: torch.Tensor | None, q: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | float, torch.Tensor | float, torch.Tensor | float]:
     """Which frame may read which, given where the state is emptied.
 
-    Returns `causal` (frame t reads the earlier frame s), broadcastable to (B, H, N, C, C), and factors of 0 or 1, broadcastable to
-    (B, H, N, C, 1) and (B, H, N, 1, 1): whether a frame reads the state at the chunk's beginning, whether it is still
-    there at the chunk's end, and whether the state at the beginning is.
+    Returns `causal` (frame t reads the earlier frame s), broadcastable to (B, H, N, C, C), and factors of 0 or 1,
+    broadcastable to (B, H, N, C, 1) and (B, H, N, 1, 1): whether a frame reads the state at the chunk's beginning,
+    whether it is still there at the chunk's end, and whether the state at the beginning is.
     """
     causal = torch.ones(CHUNK_SIZE, CHUNK_SIZE, dtype=torch.bool, device=q.device).tril(-1)
     if resets is None:
@@ -188,7 +189,7 @@ def _chunk_masks(
 
 
 def _full_precision(device_type: str) -> torch.autocast:
-    """Autocast would run the products in bfloat16: the state accumulates over the whole utterance and needs float32."""
+    """Autocast would run the products in bfloat16: a state that sums up a whole utterance needs float32."""
     return torch.autocast(device_type=device_type, enabled=False)
 
 

@@ -48,19 +48,23 @@ def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int
 
     Raises:
         TypeError: The ids are no integers.
-        ValueError: There is no text, or it is empty, too long, or of another tokenizer, or a mask or cache does not fit.
+        ValueError: There is no text, or it is empty, too long, or of another tokenizer, or a mask or cache does not
+        fit.
     """
-    input_ids, encoder_outputs = kwargs.get("input_ids"), kwargs.get("encoder_outputs")
+    input_ids: Any = kwargs.get("input_ids")
+    encoder_outputs = kwargs.get("encoder_outputs")
     if input_ids is None and encoder_outputs is None:
         raise ValueError("There is no text: pass `input_ids`, for example `model.generate(**processor(text))`.")
     if input_ids is not None:
         _check_text(config, input_ids, kwargs.get("attention_mask"))
-    num_rows = len(input_ids) if input_ids is not None else len(encoder_outputs[0])
+    num_rows = len(encoder_outputs[0] if encoder_outputs is not None else input_ids)
     decoder_input_ids = kwargs.get("decoder_input_ids")
     if decoder_input_ids is not None:
         expected = f"(batch, columns, {config.num_codebooks})"
         if decoder_input_ids.ndim != 3 or decoder_input_ids.shape[-1] != config.num_codebooks:
             raise ValueError(f"`decoder_input_ids` must have shape {expected}, got {tuple(decoder_input_ids.shape)}.")
+        if decoder_input_ids.min() < 0 or decoder_input_ids.max() >= config.audio_vocab_size:
+            raise ValueError(f"`decoder_input_ids` must lie in 0..{config.audio_vocab_size - 1}.")
         if kwargs.get("past_key_values") is None and (decoder_input_ids[:, 0] != config.audio_bos_token_id).any():
             raise ValueError(
                 f"`decoder_input_ids` must begin with a column of start ids ({config.audio_bos_token_id})."
@@ -84,13 +88,13 @@ def _check_text(config: SmallEConfig, input_ids: torch.Tensor, mask: torch.Tenso
         )
     if input_ids.shape[1] > config.max_text_length:
         raise ValueError(
-            f"The text has {input_ids.shape[1]} tokens, more than `config.max_text_length` ({config.max_text_length}): split it "
-            "into sentences."
+            f"The text has {input_ids.shape[1]} tokens, more than `config.max_text_length` "
+            f"({config.max_text_length}): split it into sentences."
         )
     if input_ids.numel() and (input_ids.min() < 0 or input_ids.max() >= config.vocab_size):
         raise ValueError(
-            f"Text ids {int(input_ids.min())}..{int(input_ids.max())} exceed the vocabulary of {config.vocab_size}: use the "
-            "processor of this checkpoint."
+            f"Text ids {int(input_ids.min())}..{int(input_ids.max())} exceed the vocabulary of {config.vocab_size}: "
+            "use the processor of this checkpoint."
         )
     frame = torch.tensor([config.pad_token_id, config.bos_token_id, config.eos_token_id], device=input_ids.device)
     is_text = ~torch.isin(input_ids, frame)

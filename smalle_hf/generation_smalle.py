@@ -4,9 +4,7 @@ One generation is a sequence of columns of delayed ids. Rows of a batch are inde
 frame index, limit and end; a row that is done is frozen, so its state is the one that it would have alone.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,155 +16,16 @@ from transformers.generation.logits_process import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
 
 from .cache_smalle import SmallECache
-from .codec_smalle import frame_length
 from .delay_pattern import apply_delay, ids_to_codes, revert_delay
+from .delayed_rows import DelayedRows
 from .generation_checks import check_generation_inputs, check_generation_options, check_voice_prompt
+from .outputs_smalle import SmallEColumn, SmallEGenerateOutput
+from .sampling_smalle import Generators, choose_ids, make_generators
 
 logger = logging.get_logger(__name__)
-
-Generators = torch.Generator | list[torch.Generator] | None
-
-
-@dataclass
-class SmallEGenerateOutput(ModelOutput):
-    """Output of `SmallEForSpeechGeneration.generate`. A voice prompt is not part of it.
-
-    Args:
-        sequences (`torch.LongTensor` of shape `(B, T, Q)`): Codec codes by frame; 0 behind the end of a row.
-        sequence_lengths (`torch.LongTensor` of shape `(B,)`): Frames of each row.
-        is_finished (`torch.BoolTensor` of shape `(B,)`): Rows that ended by themselves; the others met their limit.
-        delayed_ids (`torch.LongTensor` of shape `(B, C, Q)`): The ids as they were emitted, column by column.
-        alignments (`torch.Tensor` of shape `(B, T, S)`, *optional*): Weight of every text token at every frame (PACA's
-            second attention map; the heads' mean with standard cross-attention); with `return_alignments`.
-        audio (`torch.Tensor` of shape `(B, samples)`, *optional*): Waveforms at `config.sampling_rate`; with a codec.
-        audio_lengths (`torch.LongTensor` of shape `(B,)`, *optional*): Samples of each row.
-        scores (`tuple[torch.Tensor]` of shape `(B, Q, V)`, *optional*): Processed scores, one per column; with
-            `output_scores`.
-        logits (`tuple[torch.Tensor]` of shape `(B, Q, V)`, *optional*): Raw scores; with `output_logits`.
-        past_key_values ([`SmallECache`], *optional*): State to continue from.
-    """
-
-    sequences: torch.LongTensor | None = None
-    sequence_lengths: torch.LongTensor | None = None
-    is_finished: torch.BoolTensor | None = None
-    delayed_ids: torch.LongTensor | None = None
-    alignments: torch.Tensor | None = None
-    audio: torch.Tensor | None = None
-    audio_lengths: torch.LongTensor | None = None
-    scores: tuple[torch.Tensor, ...] | None = None
-    logits: tuple[torch.Tensor, ...] | None = None
-    past_key_values: SmallECache | None = None
-
-
-@dataclass
-class SmallEColumn:
-    """One emitted column: `ids` (B, Q), the `alignment` (B, S) of the frame that begins in it, `scores` and `logits`
-    (B, Q, V), and the rows (B,) that were still `running` when it was emitted."""
-
-    ids: torch.LongTensor
-    alignment: torch.Tensor
-    scores: torch.Tensor
-    logits: torch.Tensor
-    running: torch.BoolTensor
-
-
-class DelayedRows:
-    """Where every row of a batch stands in its delayed sequence, and which ids the pattern dictates.
-
-    Args:
-        config ([`SmallEConfig`]): Delays and ids.
-        next_column (`torch.LongTensor` of shape `(B,)`): Index of the column that is emitted next.
-        history (`torch.LongTensor` of shape `(B, max_delay + 1, Q)`): The columns before it.
-        first_frame (`torch.LongTensor` of shape `(B,)`): First frame that this generation returns.
-        limits (`torch.LongTensor` of shape `(B,)`): Frames that each row may return.
-        prompt_ids (`torch.LongTensor` of shape `(B, max_delay, Q)`, *optional*): Ids of the voice prompt's last frames,
-            whose later codebooks fall into the first columns; -1 where the model decides.
-        enforce_pattern (`bool`): Whether ids that contradict the delay pattern are ruled out.
-        is_finished (`torch.BoolTensor` of shape `(B,)`): Rows that ended in an earlier generation.
-    """
-
-    def __init__(
-        self,
-        config: Any,
-        next_column: torch.LongTensor,
-        history: torch.LongTensor,
-        first_frame: torch.LongTensor,
-        limits: torch.LongTensor,
-        prompt_ids: torch.LongTensor | None,
-        enforce_pattern: bool,
-        is_finished: torch.BoolTensor,
-    ) -> None:
-        self.config = config
-        self.next_column, self.history = next_column, history
-        self.first_frame, self.limits = first_frame, limits
-        self.prompt_ids, self.enforce_pattern = prompt_ids, enforce_pattern
-        self.delays = torch.tensor(config.delays, device=history.device)
-        self.leader = config.delays.index(0)  # the codebook that ends the utterance
-        self.is_finished = is_finished.clone()
-        self.is_done = self.is_finished | (limits <= 0)
-        self.num_columns = 0
-        self.end_frame = self._end_frame_in_history()
-
-    def _end_frame_in_history(self) -> torch.LongTensor:
-        """Frame at which the leading codebook has stopped, a very late one where it has not."""
-        never = torch.iinfo(torch.long).max // 2
-        stopped = self.history[..., self.leader] == self.config.audio_eos_token_id  # (B, max_delay + 1)
-        first_stop = stopped.int().argmax(dim=-1)
-        column = self.next_column - self.history.shape[1] + first_stop
-        return torch.where(stopped.any(dim=-1), column - 1, never)
-
-    def restrict(self, scores: torch.Tensor, min_frames: int) -> torch.Tensor:
-        """Rules out ids that cannot come next: pad and start ids, and stop ids of all but the leading codebook."""
-        if not self.enforce_pattern:
-            return scores
-        scores = scores.clone()
-        scores[..., [self.config.audio_pad_token_id, self.config.audio_bos_token_id]] = -math.inf
-        too_early = self.next_column - 1 < self.first_frame + max(min_frames, 1)
-        may_stop = torch.zeros_like(scores[..., 0], dtype=torch.bool)
-        may_stop[:, self.leader] = ~too_early
-        stop = scores[..., self.config.audio_eos_token_id]
-        scores[..., self.config.audio_eos_token_id] = stop.masked_fill(~may_stop, -math.inf)
-        return scores
-
-    def dictate(self, ids: torch.LongTensor) -> torch.LongTensor:
-        """Replaces the ids that are not for the model to choose: the voice prompt's, and with the pattern enforced the
-        start ids of codebooks that lag and the stop ids behind the end."""
-        if self.prompt_ids is not None and self.num_columns < self.prompt_ids.shape[1]:
-            prompt_ids = self.prompt_ids[:, self.num_columns]
-            ids = torch.where(prompt_ids >= 0, prompt_ids, ids)
-        if self.enforce_pattern:
-            frame = self.next_column[:, None] - 1 - self.delays
-            ids = torch.where(frame < 0, self.config.audio_bos_token_id, ids)
-            ids = torch.where(frame >= self.end_frame[:, None], self.config.audio_eos_token_id, ids)
-        return ids
-
-    def advance(self, ids: torch.LongTensor) -> None:
-        """Takes note of an emitted column, `(B, Q)`, and of the rows that end with it."""
-        stopped = ids == self.config.audio_eos_token_id
-        self.end_frame = torch.where(
-            stopped[:, self.leader], torch.minimum(self.end_frame, self.next_column - 1), self.end_frame
-        )
-        running = ~self.is_done
-        history = torch.cat([self.history[:, 1:], ids[:, None]], dim=1)
-        self.history = torch.where(running[:, None, None], history, self.history)
-        ended = self.next_column >= self.end_frame + self.config.max_delay if self.enforce_pattern else stopped.all(-1)
-        met_limit = self.next_column >= self.first_frame + self.limits + self.config.max_delay
-        self.next_column = self.next_column + running
-        self.is_finished = self.is_finished | (running & ended)
-        self.is_done = self.is_done | ended | met_limit
-        self.num_columns += 1
-
-    def lengths(self) -> torch.LongTensor:
-        """Frames of each row of which every codebook was emitted, those from the stop on not counted. Shape `(B,)`."""
-        complete = self.next_column - 1 - self.config.max_delay - self.first_frame
-        if self.enforce_pattern:
-            complete = torch.minimum(complete, self.end_frame - self.first_frame)
-        else:  # a row ends with the column in which every codebook stops
-            complete = complete - self.is_finished.long()
-        return complete.clamp(min=0)
 
 
 class SmallEGenerationMixin(GenerationMixin):
@@ -177,7 +36,7 @@ class SmallEGenerationMixin(GenerationMixin):
         self,
         inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
-        audio_prompt_codes: torch.LongTensor | None = None,
+        audio_prompt_codes: torch.Tensor | None = None,
         audio_prompt_mask: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         input_values_mask: torch.Tensor | None = None,
@@ -192,24 +51,25 @@ class SmallEGenerationMixin(GenerationMixin):
                 prompt, the ids of its transcript followed by the new text.
             generation_config (`GenerationConfig`, *optional*): Sampling options, instead of the model's.
             attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 for text, 0 for padding.
-            audio_prompt_codes (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Codec codes of a voice to go on with.
+            audio_prompt_codes (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Codec codes of a voice to go on
+                with.
             audio_prompt_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding.
             input_values (`torch.Tensor` of shape `(B, samples)`, *optional*): The voice as audio at
                 `config.sampling_rate`, instead of codes; with `input_values_mask` of the same shape.
             generator (`torch.Generator` or a list of B of them, *optional*): Source of randomness. With a list, a row
                 draws the same numbers in any batch.
             seed (`int` or `list[int]`, *optional*): Shorthand for a list of generators seeded `seed, seed + 1, ...`.
-            do_sample (`bool`), temperature (`float`), top_k (`int`), top_p (`float`), ...: As in Transformers. By default
-                the paper's: sampling from the 100 best at temperature 1.
+            do_sample (`bool`), temperature (`float`), top_k (`int`), top_p (`float`), ...: As in Transformers. By
+                default the paper's: sampling from the 100 best at temperature 1.
             num_sampled_codebooks (`int`, defaults to 1): Codebooks that are sampled; the later ones take the best id.
             max_new_tokens (`int`, *optional*): Frames to return at most. By default `config.max_frames_per_text_token`
                 per text token of each row.
             num_return_sequences (`int`, defaults to 1): Utterances per text.
-            enforce_delay_pattern (`bool`, defaults to `True`): Rule out ids that contradict the delay pattern and end with
-                the first codebook's stop id. `False`: emit whatever the model prefers, and end when all codebooks emit
-                the stop id in one column, as the paper's released code does.
-            logits_processor, stopping_criteria: As in Transformers. They see ids of shape `(B * Q, C)` and `(B, C, Q)`,
-                the last input column and the emitted ones, and scores of shape `(B * Q, V)` and `(B, Q, V)`.
+            enforce_delay_pattern (`bool`, defaults to `True`): Rule out ids that contradict the delay pattern and end
+                with the first codebook's stop id. `False`: emit whatever the model prefers, and end when all codebooks
+                emit the stop id in one column, as the paper's released code does.
+            logits_processor, stopping_criteria: As in Transformers. They see ids of shape `(B * Q, C)` and `(B, C,
+                Q)`, the last input column and the emitted ones, and scores of shape `(B * Q, V)` and `(B, Q, V)`.
             return_alignments (`bool`, defaults to `False`): Whether to return `alignments`.
             output_audio (`bool`, *optional*): Whether to decode the codes; by default if the checkpoint holds a codec.
             past_key_values ([`SmallECache`], *optional*): State returned by an earlier call with the same text, to
@@ -218,11 +78,12 @@ class SmallEGenerationMixin(GenerationMixin):
                 `True`.
 
         Returns:
-            [`SmallEGenerateOutput`]; without `return_dict_in_generate`, the waveforms, or the codes where there is no codec.
+            [`SmallEGenerateOutput`]; without `return_dict_in_generate`, the waveforms, or the codes where there is no
+            codec.
 
         Raises:
-            ValueError: The text is empty, too long or of another tokenizer; the prompt does not fit the model; a mode is
-                asked for that this model does not have. Raised before any heavy work.
+            ValueError: The text is empty, too long or of another tokenizer; the prompt does not fit the model; a mode
+                is asked for that this model does not have. Raised before any heavy work.
             TypeError: Ids or codes are no integers.
         """
         if inputs is not None:
@@ -241,12 +102,12 @@ class SmallEGenerationMixin(GenerationMixin):
         kwargs.setdefault("return_dict_in_generate", True)
         kwargs |= self._frame_limits(num_rows, generation_config, kwargs)
         num_generated = num_rows * (kwargs.get("num_return_sequences") or 1)
-        kwargs["generators"] = _make_generators(generator, seed, num_generated, self.device)
+        kwargs["generators"] = make_generators(generator, seed, num_generated, self.device)
         return super().generate(generation_config=generation_config, **kwargs)
 
     def _voice_prompt_columns(
-        self, codes: torch.LongTensor, mask: torch.Tensor | None
-    ) -> dict[str, torch.LongTensor | torch.Tensor]:
+        self, codes: torch.Tensor, mask: torch.Tensor | None
+    ) -> dict[str, torch.Tensor | torch.Tensor]:
         """The columns that a prompt fills wholly, as decoder inputs, and the ids that it puts into the next ones."""
         codes = codes.to(self.device)
         keep = torch.ones_like(codes[..., 0], dtype=torch.bool) if mask is None else mask.bool().to(codes.device)
@@ -276,6 +137,7 @@ class SmallEGenerationMixin(GenerationMixin):
             text = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["encoder_outputs"][0][..., 0]
             mask = torch.ones_like(text)
         limits = (mask.sum(dim=-1) * self.config.max_frames_per_text_token).ceil().long().to(self.device)
+        limits = limits.clamp(max=(generation_config or self.generation_config).max_length)
         return {"max_new_tokens": int(limits.max()), "frame_limits": limits, "is_default_limit": True}
 
     def _prepare_generation_config(
@@ -298,8 +160,8 @@ class SmallEGenerationMixin(GenerationMixin):
         mode = generation_config.get_generation_mode()
         if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise ValueError(
-                f"Small-E cannot generate by {mode.value.replace('_', ' ')}: leave `num_beams`, `penalty_alpha`, `dola_layers` and "
-                "assistants at their defaults."
+                f"Small-E cannot generate by {mode.value.replace('_', ' ')}: leave `num_beams`, `penalty_alpha`, "
+                "`dola_layers` and assistants at their defaults."
             )
         if generation_config.output_audio:
             self._require_codec()
@@ -307,9 +169,17 @@ class SmallEGenerationMixin(GenerationMixin):
             raise ValueError(f"`num_sampled_codebooks` must lie in 0..{self.config.num_codebooks}.")
         return generation_config, model_kwargs
 
+    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:
+        # Limits are kept per row and in frames (`_frame_limits`); Transformers' are per batch and in columns.
+        return generation_config
+
+    def _validate_generated_length(self, *args: Any, **kwargs: Any) -> None:
+        # As above: there is no common length to check.
+        return
+
     def _prepare_decoder_input_ids_for_generation(
         self, batch_size: int, model_kwargs: dict[str, Any], device: torch.device | None = None, **kwargs: Any
-    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         ids = model_kwargs.pop("decoder_input_ids", None)
         cache = model_kwargs.get("past_key_values")
         if ids is None and cache is not None and cache.last_ids is not None:
@@ -356,9 +226,9 @@ class SmallEGenerationMixin(GenerationMixin):
 
     def prepare_inputs_for_generation(
         self,
-        decoder_input_ids: torch.LongTensor,
-        prompt_ids: torch.LongTensor | None = None,
-        frame_limits: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor,
+        prompt_ids: torch.Tensor | None = None,
+        frame_limits: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of the next forward pass. `prompt_ids` and `frame_limits` are generation's own and stay out of it."""
@@ -366,22 +236,23 @@ class SmallEGenerationMixin(GenerationMixin):
 
     def _sample(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: Any = None,
-        prompt_ids: torch.LongTensor | None = None,
-        frame_limits: torch.LongTensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        *,
+        frame_limits: torch.Tensor,
         **model_kwargs: Any,
-    ) -> SmallEGenerateOutput | torch.Tensor:
+    ) -> SmallEGenerateOutput | torch.Tensor | None:
         """Collects the columns of [`columns`] and turns them into codes and sound."""
         cache: SmallECache | None = model_kwargs.get("past_key_values")
         rows = self._start_rows(input_ids, model_kwargs, frame_limits, prompt_ids, generation_config)
         history = rows.history
         is_continued = cache is not None and cache.last_ids is not None
-        alignment_tail = None if not is_continued else cache.last_alignments
+        alignment_tail = cache.last_alignments if cache is not None else None
         num_text_tokens = model_kwargs["encoder_outputs"][0].shape[1]
         shape = (len(history), self.config.max_delay, num_text_tokens)
         alignment_tail = _fit_alignments(alignment_tail, shape, history.device)
@@ -422,17 +293,17 @@ class SmallEGenerationMixin(GenerationMixin):
             output.alignments = aligned * is_frame[..., None]
         if generation_config.output_audio:
             output.audio = self.decode_audio(codes, lengths)
-            output.audio_lengths = lengths * frame_length(self.config)
+            output.audio_lengths = lengths * self.config.frame_length
         if generation_config.return_dict_in_generate:
             return output
         return output.sequences if output.audio is None else output.audio
 
     def _start_rows(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         model_kwargs: dict[str, Any],
-        frame_limits: torch.LongTensor,
-        prompt_ids: torch.LongTensor | None,
+        frame_limits: torch.Tensor,
+        prompt_ids: torch.Tensor | None,
         generation_config: GenerationConfig,
     ) -> DelayedRows:
         cache: SmallECache | None = model_kwargs.get("past_key_values")
@@ -467,7 +338,7 @@ class SmallEGenerationMixin(GenerationMixin):
 
     def _columns(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         rows: DelayedRows,
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
@@ -480,12 +351,12 @@ class SmallEGenerationMixin(GenerationMixin):
         step = self.__call__
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):
             step = self.get_compiled_call(generation_config.compile_config)
-        forward: Callable[..., ModelOutput] = self.__call__  # the first call may have any length
+        forward: Callable[..., Any] = self.__call__  # the first call may have any length
         mask = model_kwargs.pop("decoder_attention_mask", None)
         model_kwargs.pop("logits_to_keep", None)
-        seen = input_ids[
-            :, -1:
-        ]  # what processors and criteria are shown: the last input column, then the emitted ones
+        num_sampled = generation_config.num_sampled_codebooks if generation_config.do_sample else 0
+        # What processors and criteria are shown: the last input column, then the emitted ones.
+        seen = input_ids[:, -1:]
         needs_ids = bool(stopping_criteria) or not all(isinstance(p, _ID_FREE_WARPERS) for p in logits_processor)
         while self._has_unfinished_sequences(bool(rows.is_done.all()), synced_gpus, device=input_ids.device):
             inputs = self.prepare_inputs_for_generation(input_ids, decoder_attention_mask=mask, **model_kwargs)
@@ -495,7 +366,7 @@ class SmallEGenerationMixin(GenerationMixin):
             alignment = _alignment(_take_last(outputs.cross_attentions.transpose(1, 2), mask), self.config)
             scores = rows.restrict(raw, generation_config.min_new_tokens or 0)
             scores = logits_processor(seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)).view_as(raw)
-            ids = rows.dictate(_choose(scores, generation_config))
+            ids = rows.dictate(choose_ids(scores, num_sampled, generation_config.generators))
             running = ~rows.is_done
             if running.any():
                 yield SmallEColumn(ids, alignment, scores, raw, running)
@@ -512,12 +383,12 @@ class SmallEGenerationMixin(GenerationMixin):
                 mask = (~rows.is_done)[:, None].long() if frozen else None
                 input_ids = ids[:, None]
 
-    def _report_limit(self, rows: DelayedRows, lengths: torch.LongTensor, generation_config: GenerationConfig) -> None:
+    def _report_limit(self, rows: DelayedRows, lengths: torch.Tensor, generation_config: GenerationConfig) -> None:
         met = (~rows.is_finished & (lengths >= rows.limits)).nonzero().flatten().tolist()
         if met and generation_config.is_default_limit:
             logger.warning(
-                f"Rows {met} were cut at their limit of {rows.limits[met].tolist()} frames before they ended: the model lost the "
-                "text, or speaks slower than `config.max_frames_per_text_token`. Set `max_new_tokens` to allow more."
+                f"Rows {met} were cut at their limit of {rows.limits[met].tolist()} frames before they ended: the "
+                "model lost the text, or speaks slower than `config.max_frames_per_text_token`; set `max_new_tokens`."
             )
 
 
@@ -525,45 +396,12 @@ _ID_FREE_WARPERS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper,
 """Processors that do not look at the ids: with these alone, no history has to be put together."""
 
 
-def _make_generators(
-    generator: Generators, seed: int | list[int] | None, num_rows: int, device: torch.device
-) -> Generators:
-    if generator is not None and seed is not None:
-        raise ValueError("Pass `generator` or `seed`, not both.")
-    if seed is not None:
-        seeds = [seed + i for i in range(num_rows)] if isinstance(seed, int) else list(seed)
-        generator = [torch.Generator(device).manual_seed(number) for number in seeds]
-    if isinstance(generator, list) and len(generator) != num_rows:
-        raise ValueError(f"Pass one generator or seed for each of the {num_rows} utterances, got {len(generator)}.")
-    return generator
-
-
-def _choose(scores: torch.Tensor, generation_config: GenerationConfig) -> torch.LongTensor:
-    """(B, Q, V) scores -> (B, Q) ids: the best, or for the first codebooks a sample by inversion of the distribution."""
-    ids = scores.argmax(dim=-1)
-    num_sampled = generation_config.num_sampled_codebooks if generation_config.do_sample else 0
-    if num_sampled == 0:
-        return ids
-    cumulative = scores[:, :num_sampled].softmax(dim=-1).cumsum(dim=-1)
-    shape, generators = cumulative.shape[:-1], generation_config.generators
-    if isinstance(generators, list):
-        rows = [torch.rand(shape[1:], generator=g, device=g.device).to(scores.device) for g in generators]
-        uniform = torch.stack(rows)
-    else:
-        device = scores.device if generators is None else generators.device
-        uniform = torch.rand(shape, generator=generators, device=device).to(scores.device)
-    # Scaled by the last sum, which rounding keeps from being exactly 1; `right` skips ids of probability 0.
-    sampled = torch.searchsorted(cumulative, (uniform * cumulative[..., -1])[..., None], right=True).squeeze(-1)
-    ids[:, :num_sampled] = sampled.clamp(max=scores.shape[-1] - 1)
-    return ids
-
-
 def _last_columns(mask: torch.Tensor | None) -> int:
     """How many columns have to be scored: the last one, or all where rows end in different ones."""
     return 1 if mask is None else 0
 
 
-def _take_last(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def _take_last(x: Any, mask: torch.Tensor | None) -> torch.Tensor:
     """(B, T, ...) -> (B, ...): what belongs to the last column that the mask keeps."""
     if mask is None or mask.shape[1] == 1:
         return x[:, -1]
@@ -587,4 +425,4 @@ def _fit_alignments(
     return fitted
 
 
-__all__ = ["SmallEColumn", "SmallEGenerateOutput", "SmallEGenerationMixin"]
+__all__ = ["SmallEGenerationMixin"]

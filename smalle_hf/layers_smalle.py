@@ -1,7 +1,7 @@
 """Building blocks of Small-E: rotary embeddings, text encoder block, LCLM block, cross-attentions.
 
-Every block is a function of its arguments: recurrent state comes in and goes out, none is kept. Symbols as in the glossary
-of `modeling_smalle.py`.
+Every block is a function of its arguments: recurrent state comes in and goes out, none is kept. Symbols as in the
+glossary of `modeling_smalle.py`.
 """
 
 import torch
@@ -13,7 +13,7 @@ from .configuration_smalle import SmallEConfig
 from .gated_linear_attention import gated_linear_attention
 
 
-def sinusoids(positions: torch.LongTensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def sinusoids(positions: torch.Tensor, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Sines and cosines of `positions * theta^(-2i / size)`, i = 0..size/2-1.
 
     Args:
@@ -29,7 +29,7 @@ def sinusoids(positions: torch.LongTensor, size: int, theta: float) -> tuple[tor
     return angles.sin(), angles.cos()
 
 
-def rotate_first_half(x: torch.Tensor, positions: torch.LongTensor, theta: float) -> torch.Tensor:
+def rotate_first_half(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
     """Rotary embedding of the first half of the channels, in interleaved pairs (2i, 2i + 1). The rest passes.
 
     Args:
@@ -46,15 +46,15 @@ def rotate_first_half(x: torch.Tensor, positions: torch.LongTensor, theta: float
     return torch.cat([rotated, passed], dim=-1).to(x.dtype)
 
 
-def masked_softmax(scores: torch.Tensor, mask: torch.BoolTensor | None) -> torch.Tensor:
-    """Softmax over the last dimension in float32; what `mask` excludes gets no weight, and all of it gives uniform weights."""
+def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Softmax over the last dimension in float32 of what `mask` keeps; uniform where it keeps nothing."""
     scores = scores.float()
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1)
 
 
-def positions_in_segments(mask: torch.Tensor, segment_ids: torch.Tensor | None) -> torch.LongTensor:
+def positions_in_segments(mask: torch.Tensor, segment_ids: torch.Tensor | None) -> torch.Tensor:
     """Position of every element among those that `mask` keeps, counted from 0 within its segment. Shape `(B, L)`."""
     index = mask.long().cumsum(dim=-1) - 1
     if segment_ids is not None:
@@ -62,7 +62,7 @@ def positions_in_segments(mask: torch.Tensor, segment_ids: torch.Tensor | None) 
     return index.clamp(min=0)
 
 
-def segment_starts(segment_ids: torch.Tensor) -> torch.BoolTensor:
+def segment_starts(segment_ids: torch.Tensor) -> torch.Tensor:
     """Elements that differ from the one before them, and the first. Shape `(B, L)`."""
     return F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0), value=True)
 
@@ -90,9 +90,7 @@ class SmallETextAttention(nn.Module):
         self.rope_theta = config.rope_theta
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(
-        self, hidden_states: torch.Tensor, positions: torch.LongTensor, mask: torch.BoolTensor | None
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         q, k, v = self.qkv_proj(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)  # (B, S, H, d)
         q, k = (rotate_first_half(x, positions, self.rope_theta) for x in (q, k))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -111,9 +109,7 @@ class SmallETextEncoderLayer(GradientCheckpointingLayer):
         self.mlp = SmallEMLP(config.hidden_size)
         self.dropout = nn.Dropout(config.text_encoder_dropout)
 
-    def forward(
-        self, hidden_states: torch.Tensor, positions: torch.LongTensor, mask: torch.BoolTensor | None
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         hidden_states = hidden_states + self.attention(self.attention_norm(hidden_states), positions, mask)
         hidden_states = hidden_states + self.mlp(self.mlp_norm(hidden_states))
         return self.dropout(hidden_states)
@@ -141,7 +137,7 @@ class SmallELinearAttention(nn.Module):
         hidden_states: torch.Tensor,
         state: torch.Tensor | None,
         mask: torch.Tensor | None,
-        resets: torch.BoolTensor | None,
+        resets: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         decay_logits = self.decay_up_proj(self.decay_down_proj(hidden_states))
         log_decay = F.logsigmoid(decay_logits.float()) / self.gate_logit_normalizer
@@ -160,8 +156,8 @@ class SmallELinearAttention(nn.Module):
 class SmallELCLMBlock(GradientCheckpointingLayer):
     """Linear causal language model block: gated linear attention, then SwiGLU, each behind a LayerNorm.
 
-    `forward(hidden_states (B, T, width), state, mask (B, T), resets (B, T))` returns the hidden states and the state after
-    the last column.
+    `forward(hidden_states (B, T, width), state, mask (B, T), resets (B, T))` returns the hidden states and the state
+    after the last column.
     """
 
     def __init__(self, config: SmallEConfig, hidden_size: int) -> None:
@@ -177,7 +173,7 @@ class SmallELCLMBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         state: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-        resets: torch.BoolTensor | None = None,
+        resets: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         attended, state = self.attention(self.attention_norm(hidden_states), state, mask, resets)
         hidden_states = hidden_states + attended
@@ -194,16 +190,17 @@ class SmallECrossAttention(nn.Module):
     def __init__(self, config: SmallEConfig) -> None:
         super().__init__()
         self.rope_theta = config.rope_theta
-        for name in ("q", "k", "v"):
-            setattr(self, f"{name}_proj", nn.Linear(config.hidden_size, config.hidden_size))
-            setattr(self, f"{name}_norm", nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        size, eps = config.hidden_size, config.layer_norm_eps
+        self.q_proj, self.q_norm = nn.Linear(size, size), nn.LayerNorm(size, eps=eps)
+        self.k_proj, self.k_norm = nn.Linear(size, size), nn.LayerNorm(size, eps=eps)
+        self.v_proj, self.v_norm = nn.Linear(size, size), nn.LayerNorm(size, eps=eps)
 
 
 class SmallEPositionAwareCrossAttention(SmallECrossAttention):
     """PACA (paper section 2.3): content finds the position, the position finds the content.
 
-    a1 = softmax(q k^T / sqrt(D)) weights text *positions* E; an LCLM block smooths the result over time; a2 compares it
-    with E again and only then fetches content. Two identical words cannot be confused: a2 never sees them.
+    a1 = softmax(q k^T / sqrt(D)) weights text *positions* E; an LCLM block smooths the result over time; a2 compares
+    it with E again and only then fetches content. Two identical words cannot be confused: a2 never sees them.
     """
 
     def __init__(self, config: SmallEConfig) -> None:
@@ -211,9 +208,7 @@ class SmallEPositionAwareCrossAttention(SmallECrossAttention):
         self.position_size = config.position_size
         self.position_net = SmallELCLMBlock(config, config.position_size)
 
-    def project_text(
-        self, encoder_hidden_states: torch.Tensor, positions: torch.LongTensor
-    ) -> tuple[torch.Tensor, ...]:
+    def project_text(self, encoder_hidden_states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Keys (B, S, D), values (B, S, D) and sinusoids E (B, S, P) of a text."""
         keys = rotate_first_half(self.k_norm(self.k_proj(encoder_hidden_states)), positions, self.rope_theta)
         values = self.v_norm(self.v_proj(encoder_hidden_states))
@@ -224,11 +219,11 @@ class SmallEPositionAwareCrossAttention(SmallECrossAttention):
         self,
         hidden_states: torch.Tensor,
         text: tuple[torch.Tensor, ...],
-        positions: torch.LongTensor,
-        text_mask: torch.BoolTensor | None,
+        positions: torch.Tensor,
+        text_mask: torch.Tensor | None,
         state: torch.Tensor | None,
         mask: torch.Tensor | None,
-        resets: torch.BoolTensor | None,
+        resets: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         keys, values, text_positions = text
         queries = rotate_first_half(self.q_norm(self.q_proj(hidden_states)), positions, self.rope_theta)
@@ -251,9 +246,7 @@ class SmallEStandardCrossAttention(SmallECrossAttention):
         super().__init__(config)
         self.num_heads = config.num_attention_heads
 
-    def project_text(
-        self, encoder_hidden_states: torch.Tensor, positions: torch.LongTensor
-    ) -> tuple[torch.Tensor, ...]:
+    def project_text(self, encoder_hidden_states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Keys and values of a text, (B, S, H, d) each."""
         keys = self.k_norm(self.k_proj(encoder_hidden_states)).unflatten(-1, (self.num_heads, -1))
         values = self.v_norm(self.v_proj(encoder_hidden_states)).unflatten(-1, (self.num_heads, -1))
@@ -263,11 +256,11 @@ class SmallEStandardCrossAttention(SmallECrossAttention):
         self,
         hidden_states: torch.Tensor,
         text: tuple[torch.Tensor, ...],
-        positions: torch.LongTensor,
-        text_mask: torch.BoolTensor | None,
+        positions: torch.Tensor,
+        text_mask: torch.Tensor | None,
         state: torch.Tensor | None,
         mask: torch.Tensor | None,
-        resets: torch.BoolTensor | None,
+        resets: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         keys, values = (x.transpose(1, 2) for x in text)
         queries = self.q_norm(self.q_proj(hidden_states)).unflatten(-1, (self.num_heads, -1))

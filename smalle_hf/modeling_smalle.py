@@ -22,7 +22,6 @@ Training, prefill, chunk and single step are one path: `forward` reads the state
 `past_key_values`, if given, and leaves the state after its last column there. A step is T = 1. Modules hold no state.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,10 +30,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .cache_smalle import SmallECache
-from .codec_smalle import build_codec, decode_codes, encode_audio, frame_length
+from .codec_smalle import build_codec, decode_codes, encode_audio
 from .configuration_smalle import SmallEConfig
 from .delay_pattern import check_codes
 from .generation_smalle import SmallEGenerationMixin
@@ -46,49 +45,7 @@ from .layers_smalle import (
     positions_in_segments,
     segment_starts,
 )
-
-
-@dataclass
-class SmallEModelOutput(ModelOutput):
-    """Output of [`SmallEModel`].
-
-    Args:
-        last_hidden_state (`torch.Tensor` of shape `(B, T, D)`): Output of the audio decoder.
-        past_key_values ([`SmallECache`], *optional*): State after the last column; with `use_cache`.
-        cross_attentions (`torch.Tensor`, *optional*): Attention maps, float32: `(B, 2, T, S)` with PACA (a1, a2), `(B, H,
-            T, S)` with standard cross-attention; with `output_attentions`.
-        decoder_hidden_states (`tuple[torch.Tensor]` of shape `(B, T, D)`, *optional*): Audio embeddings, then the output
-            of every LCLM block; with `output_hidden_states`.
-        encoder_last_hidden_state (`torch.Tensor` of shape `(B, S, D)`): Encoded text.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: SmallECache | None = None
-    cross_attentions: torch.Tensor | None = None
-    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    encoder_last_hidden_state: torch.Tensor | None = None
-
-
-@dataclass
-class SmallEOutput(ModelOutput):
-    """Output of [`SmallEForSpeechGeneration`].
-
-    Args:
-        loss (`torch.Tensor` of shape `()`, *optional*): Mean cross-entropy in nats over all labels that are not -100, or
-            their sum over `num_items_in_batch`; with `labels`.
-        codebook_losses (`torch.Tensor` of shape `(Q,)`, *optional*): Mean cross-entropy of each codebook; with `labels`.
-        logits (`torch.Tensor` of shape `(B, T, Q, V)`): Scores of the next column's ids.
-        past_key_values ([`SmallECache`], *optional*): State after the last column; with `use_cache`.
-        cross_attentions, decoder_hidden_states, encoder_last_hidden_state: See [`SmallEModelOutput`].
-    """
-
-    loss: torch.Tensor | None = None
-    codebook_losses: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: SmallECache | None = None
-    cross_attentions: torch.Tensor | None = None
-    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    encoder_last_hidden_state: torch.Tensor | None = None
+from .outputs_smalle import SmallEModelOutput, SmallEOutput
 
 
 class SmallEPreTrainedModel(PreTrainedModel):
@@ -110,8 +67,8 @@ class SmallEPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """The only place where weights are initialised.
 
-        Linear and embedding weights are drawn from N(0, `initializer_range`), biases are 0, norms start as the identity.
-        A decay starts at logsigmoid(0) / 16 = -0.043 per frame: a memory of about 23 frames.
+        Linear and embedding weights are drawn from N(0, `initializer_range`), biases are 0, norms start as the
+        identity. A decay starts at logsigmoid(0) / 16 = -0.043 per frame: a memory of about 23 frames.
         """
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
@@ -136,9 +93,9 @@ class SmallETextEncoder(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        segment_ids: torch.LongTensor | None = None,
+        segment_ids: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -169,8 +126,11 @@ class SmallEModel(SmallEPreTrainedModel):
         self.audio_encoder = nn.ModuleList(
             SmallELCLMBlock(config, config.hidden_size) for _ in range(config.num_audio_encoder_layers)
         )
-        cross_attentions = {"paca": SmallEPositionAwareCrossAttention, "standard": SmallEStandardCrossAttention}
-        self.cross_attention = cross_attentions[config.cross_attention](config)
+        self.cross_attention: SmallEPositionAwareCrossAttention | SmallEStandardCrossAttention
+        if config.cross_attention == "paca":
+            self.cross_attention = SmallEPositionAwareCrossAttention(config)
+        else:
+            self.cross_attention = SmallEStandardCrossAttention(config)
         self.audio_decoder = nn.ModuleList(
             SmallELCLMBlock(config, config.hidden_size) for _ in range(config.num_audio_decoder_layers)
         )
@@ -179,7 +139,7 @@ class SmallEModel(SmallEPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.text_encoder.embed_tokens = value
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -188,46 +148,46 @@ class SmallEModel(SmallEPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
         past_key_values: SmallECache | None = None,
         use_cache: bool | None = None,
-        segment_ids: torch.LongTensor | None = None,
-        decoder_segment_ids: torch.LongTensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        decoder_segment_ids: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SmallEModelOutput:
         """Runs columns of delayed audio ids over a text. Arguments as [`SmallEForSpeechGeneration.forward`]."""
-        check_decoder_input_ids(decoder_input_ids, self.config)
+        decoder_input_ids = require_decoder_input_ids(decoder_input_ids, self.config)
         cache = past_key_values
         if cache is None and use_cache:
             cache = SmallECache(self.config, decoder_input_ids.shape[0], decoder_input_ids.device)
-        if cache is not None and (segment_ids is not None or decoder_segment_ids is not None):
-            raise ValueError("Packed rows cannot be continued: pass either segment ids or a cache, not both.")
+        if (segment_ids is None) != (decoder_segment_ids is None) or (segment_ids is not None and cache is not None):
+            raise ValueError("Packed rows need `segment_ids` and `decoder_segment_ids`, and cannot be continued.")
         if encoder_outputs is None:
             encoder_outputs = self.text_encoder(input_ids, attention_mask, segment_ids)
             if cache is not None:
                 cache.text = None
         encoded = encoder_outputs[0]
 
-        columns = decoder_attention_mask
-        if columns is None:
-            columns = torch.ones_like(decoder_input_ids[..., 0])
-        positions = positions_in_segments(columns, decoder_segment_ids)
+        is_column = decoder_attention_mask
+        if is_column is None:
+            is_column = torch.ones_like(decoder_input_ids[..., 0])
+        positions = positions_in_segments(is_column, decoder_segment_ids)
         if cache is not None:
             positions = positions + cache.frame_index[:, None]
         resets = None if decoder_segment_ids is None else segment_starts(decoder_segment_ids)
         text = None if cache is None else cache.text
+        is_text = torch.ones_like(encoded[..., 0], dtype=torch.long) if attention_mask is None else attention_mask
         if text is None:
-            text_valid = torch.ones_like(encoded[..., 0]) if attention_mask is None else attention_mask
-            text = self.cross_attention.project_text(encoded, positions_in_segments(text_valid, segment_ids))
-        text_mask = None if attention_mask is None else attention_mask.bool()[:, None, :]
-        if segment_ids is not None:
-            text_mask = text_mask & (decoder_segment_ids[:, :, None] == segment_ids[:, None, :])
+            text = self.cross_attention.project_text(encoded, positions_in_segments(is_text, segment_ids))
+        text_mask = None if attention_mask is None else is_text.bool()[:, None, :]
+        if segment_ids is not None and decoder_segment_ids is not None:
+            text_mask = is_text.bool()[:, None, :] & (decoder_segment_ids[:, :, None] == segment_ids[:, None, :])
 
         hidden_states = self._embed(decoder_input_ids)
         hidden_states, attentions, states, all_hidden_states = self._run_blocks(
@@ -235,7 +195,7 @@ class SmallEModel(SmallEPreTrainedModel):
         )
         if cache is not None:
             cache.states, cache.text = states, text
-            cache.frame_index = cache.frame_index + columns.long().sum(dim=-1)
+            cache.frame_index = cache.frame_index + is_column.long().sum(dim=-1)
         return SmallEModelOutput(
             last_hidden_state=hidden_states,
             past_key_values=cache,
@@ -244,7 +204,7 @@ class SmallEModel(SmallEPreTrainedModel):
             encoder_last_hidden_state=encoded,
         )
 
-    def _embed(self, decoder_input_ids: torch.LongTensor) -> torch.Tensor:
+    def _embed(self, decoder_input_ids: torch.Tensor) -> torch.Tensor:
         """(B, T, Q) ids -> (B, T, D): the sum of the codebooks' embeddings."""
         first_id = torch.arange(self.config.num_codebooks, device=decoder_input_ids.device)
         return self.embed_audio(decoder_input_ids + first_id * self.config.audio_vocab_size).sum(dim=-2)
@@ -254,10 +214,10 @@ class SmallEModel(SmallEPreTrainedModel):
         hidden_states: torch.Tensor,
         cache: SmallECache | None,
         text: tuple[torch.Tensor, ...],
-        positions: torch.LongTensor,
-        text_mask: torch.BoolTensor | None,
+        positions: torch.Tensor,
+        text_mask: torch.Tensor | None,
         mask: torch.Tensor | None,
-        resets: torch.BoolTensor | None,
+        resets: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """Audio encoder, cross-attention, audio decoder; the states in the order of [`SmallECache`]."""
         old_states = iter(cache.states) if cache is not None else None
@@ -286,7 +246,7 @@ class SmallEModel(SmallEPreTrainedModel):
 
 
 class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
-    """Small-E with one head per codebook and, where `config.codec_config` is set, the codec that turns codes into sound.
+    """Small-E with one head per codebook and, where `config.codec_config` is set, the codec that makes them sound.
 
     Args:
         config ([`SmallEConfig`]): Configuration.
@@ -298,8 +258,9 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         self.lm_heads = nn.Linear(config.hidden_size, config.num_codebooks * config.audio_vocab_size, bias=False)
         self.codec_model = None if config.codec_config is None else build_codec(config)
         self.post_init()
-        # The paper's sampling (section 3.3): top-k 100 at temperature 1.
-        self.generation_config.update(do_sample=True, top_k=100, temperature=1.0)
+        # The paper's sampling (section 3.3): top-k 100 at temperature 1. A set `max_length` keeps the text-to-speech
+        # pipeline from cutting every utterance at a limit of its own; it is 22 minutes at 75 frames per second.
+        self.generation_config.update(do_sample=True, top_k=100, temperature=1.0, max_length=100_000)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.model.text_encoder
@@ -307,7 +268,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "SmallEForSpeechGeneration":
@@ -319,16 +280,16 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         past_key_values: SmallECache | None = None,
         use_cache: bool | None = None,
-        segment_ids: torch.LongTensor | None = None,
-        decoder_segment_ids: torch.LongTensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        decoder_segment_ids: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -340,15 +301,16 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         Args:
             input_ids (`torch.LongTensor` of shape `(B, S)`): Text ids, BOS and EOS included.
             attention_mask (`torch.Tensor` of shape `(B, S)`, *optional*): 1 for text, 0 for padding on any side.
-            decoder_input_ids (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Delayed audio ids, start column first
-                (see `delay_pattern.py`). Made from `labels` when only those are given.
+            decoder_input_ids (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Delayed audio ids, start column
+                first (see `delay_pattern.py`). Made from `labels` when only those are given.
             decoder_attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for columns, 0 for padding on any
                 side. A masked column changes neither state nor position.
             encoder_outputs (`BaseModelOutput`, *optional*): Encoded text, instead of `input_ids`.
-            labels (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Ids of the next column (not shifted here); -100 is
-                ignored.
+            labels (`torch.LongTensor` of shape `(B, T, Q)`, *optional*): Ids of the next column (not shifted here);
+                -100 is ignored.
             past_key_values ([`SmallECache`], *optional*): State before the first column. It is updated in place.
-            use_cache (`bool`, *optional*): Whether to return the state; by default outside training if the config says so.
+            use_cache (`bool`, *optional*): Whether to return the state; by default outside training if the config says
+                so.
             segment_ids (`torch.LongTensor` of shape `(B, S)`, *optional*): Which of several packed utterances a token
                 belongs to. Attention stays inside it and positions begin anew.
             decoder_segment_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): The same for columns; the recurrent
@@ -385,7 +347,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
             output_hidden_states=output_hidden_states,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.compute_logits(outputs.last_hidden_state[:, kept])
+        logits = self.compute_logits(outputs[0][:, kept])
         loss = codebook_losses = None
         if labels is not None:
             loss, codebook_losses = compute_loss(logits, labels, num_items_in_batch)
@@ -403,7 +365,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         """(..., D) -> (..., Q, V): the heads."""
         return self.lm_heads(hidden_states).unflatten(-1, (self.config.num_codebooks, -1))
 
-    def _shift_right(self, labels: torch.LongTensor) -> torch.LongTensor:
+    def _shift_right(self, labels: torch.Tensor) -> torch.Tensor:
         start = labels.new_full((labels.shape[0], 1, labels.shape[2]), self.config.audio_bos_token_id)
         ids = torch.cat([start, labels[:, :-1]], dim=1)
         return ids.masked_fill(ids == -100, self.config.audio_pad_token_id)
@@ -411,7 +373,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
     @torch.no_grad()
     def encode_audio(
         self, input_values: torch.Tensor, input_values_mask: torch.Tensor | None = None
-    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Codes of waveforms, each encoded as if it were alone.
 
         Args:
@@ -427,7 +389,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         return encode_audio(self._require_codec(), input_values, input_values_mask, self.config)
 
     @torch.no_grad()
-    def decode_audio(self, codes: torch.LongTensor, lengths: torch.LongTensor | None = None) -> torch.Tensor:
+    def decode_audio(self, codes: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Waveforms of codes, each decoded as if it were alone.
 
         Args:
@@ -441,18 +403,18 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
             ValueError: The checkpoint holds no codec, or the codes are of a wrong shape or out of range.
         """
         check_codes(codes, self.config)
-        return decode_codes(self._require_codec(), codes, lengths, frame_length(self.config))
+        return decode_codes(self._require_codec(), codes, lengths, self.config.frame_length)
 
     def _require_codec(self) -> PreTrainedModel:
         if self.codec_model is None:
             raise ValueError(
-                "This checkpoint holds no codec: set `config.codec_config`, or decode the codes with the codec that made "
-                "the training data."
+                "This checkpoint holds no codec: set `config.codec_config`, or decode the codes with the codec that "
+                "made the training data."
             )
         return self.codec_model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves weights, configuration and the code that `trust_remote_code=True` loads; arguments as Transformers'."""
+        """Saves weights, configuration and the code that `trust_remote_code=True` loads, as Transformers does."""
         # `register_for_auto_class` names one Auto class per model; `AutoModel` has to find this one as well.
         target = "modeling_smalle.SmallEForSpeechGeneration"
         self.config.auto_map = {
@@ -465,7 +427,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
 
 
 def compute_loss(
-    logits: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy over all codebooks and columns (paper section 3.1), start and stop ids included.
 
@@ -484,8 +446,8 @@ def compute_loss(
     return nats_per_codebook.sum() / divisor, nats_per_codebook.detach() / counts.clamp(min=1)
 
 
-def check_decoder_input_ids(decoder_input_ids: torch.Tensor | None, config: SmallEConfig) -> None:
-    """Refuses audio ids of another shape than `(B, T, Q)`.
+def require_decoder_input_ids(decoder_input_ids: torch.Tensor | None, config: SmallEConfig) -> torch.Tensor:
+    """The audio ids, if they have shape `(B, T, Q)`.
 
     Raises:
         ValueError: They are missing or of a wrong shape.
@@ -497,6 +459,7 @@ def check_decoder_input_ids(decoder_input_ids: torch.Tensor | None, config: Smal
             f"`decoder_input_ids` must have shape (batch, columns, {config.num_codebooks}), got "
             f"{tuple(decoder_input_ids.shape)}: build them with `apply_delay`."
         )
+    return decoder_input_ids
 
 
 SmallEForSpeechGeneration.register_for_auto_class("AutoModelForTextToWaveform")
@@ -504,8 +467,6 @@ SmallEForSpeechGeneration.register_for_auto_class("AutoModelForTextToWaveform")
 __all__ = [
     "SmallEForSpeechGeneration",
     "SmallEModel",
-    "SmallEModelOutput",
-    "SmallEOutput",
     "SmallEPreTrainedModel",
     "compute_loss",
 ]
