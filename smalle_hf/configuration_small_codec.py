@@ -1,6 +1,7 @@
-"""Configuration of the small frame-rate codec: log-mel, ConvNeXt, residual vector quantisation, ConvNeXt, inverse STFT."""
+"""Configuration of the small frame-rate codec: log-mel, ConvNeXt, residual quantiser, ConvNeXt, inverse STFT."""
 
 import math
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -10,8 +11,8 @@ from transformers.utils.type_validators import interval, positive_int_field
 @strict
 class SmallCodecConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`SmallCodecModel`]. The defaults are those of the demo voice: 16 kHz, 50 frames per second, four
-    codebooks of 512 entries, 1.8 kbit/s.
+    Configuration of a [`SmallCodecModel`]. The defaults are those of the demo voice: 16 kHz, 50 frames per second,
+    four codebooks of 512 entries, 1.8 kbit/s.
 
     Args:
         sampling_rate (`int`, defaults to 16000): Of the audio, in Hz.
@@ -31,8 +32,8 @@ class SmallCodecConfig(PreTrainedConfig):
             convolution.
         decoder_layer_lookahead (`int`, defaults to 0): The same for each ConvNeXt block of the decoder.
         istft_size (`int`, defaults to 1280): Window of the inverse STFT in samples; `istft_size - hop_length` is even.
-        conditioning_num_codebooks (`list[int]`, *optional*): Numbers of codebooks that the decoder was trained with, each
-            with layer norms of its own (Vocos for EnCodec: 2, 4, 8, 16). `None`: unconditional, all codebooks.
+        conditioning_num_codebooks (`list[int]`, *optional*): Numbers of codebooks that the decoder was trained with,
+            each with layer norms of its own (Vocos for EnCodec: 2, 4, 8, 16). `None`: unconditional, all codebooks.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm.
 
     Raises:
@@ -49,7 +50,7 @@ class SmallCodecConfig(PreTrainedConfig):
     ```"""
 
     model_type = "small_codec"
-    attribute_map = {"num_quantizers": "num_codebooks", "hidden_size": "decoder_hidden_size"}
+    attribute_map: ClassVar[dict[str, str]] = {"num_quantizers": "num_codebooks", "hidden_size": "decoder_hidden_size"}
 
     sampling_rate: int = positive_int_field(default=16000)
     hop_length: int = positive_int_field(default=320)
@@ -100,7 +101,7 @@ class SmallCodecConfig(PreTrainedConfig):
 
     @property
     def lookahead_frames(self) -> int:
-        """Frames after frame t that decide the samples of frame t: convolutions, then overlapping synthesis windows."""
+        """Frames after a frame that decide its samples: convolutions, then overlapping synthesis windows."""
         convolutions = self.decoder_input_lookahead + self.num_decoder_layers * self.decoder_layer_lookahead
         return convolutions + math.ceil((self.istft_size - self.hop_length) / (2 * self.hop_length))
 

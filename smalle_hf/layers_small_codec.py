@@ -1,9 +1,11 @@
 """Layers of the small codec: log-mel spectrogram, ConvNeXt blocks over frames, residual quantiser, inverse STFT.
 
-Shapes: B batch, Q codebooks, T frames, C channels, D `codebook_dim`, N samples. Frame t is the samples t * hop_length to
-(t + 1) * hop_length; every window is centred on its frame. One forward serves whole utterances and chunks: state in, state out.
+Shapes: B batch, Q codebooks, T frames, C channels, D `codebook_dim`, N samples. Frame t is the samples t * hop_length
+to (t + 1) * hop_length; every window is centred on its frame. One forward serves whole utterances and chunks: state
+in, state out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +20,8 @@ MAX_MAGNITUDE = 100.0  # of a spectral bin: keeps an untrained or broken decoder
 
 @dataclass
 class SmallCodecDecoderState:
-    """What the decoder carries from one chunk of frames to the next. Of fixed size once `kernel_size` frames have passed.
+    """What the decoder carries from one chunk of frames to the next. Of fixed size once `kernel_size` frames have
+    passed.
 
     Args:
         contexts (`list[torch.Tensor]` of shape `(B, C, <kernel_size)`): Last inputs of each convolution.
@@ -36,15 +39,12 @@ class SmallCodecDecoderState:
 class LogMelSpectrogram(nn.Module):
     """Natural log of the mel-band magnitudes, one column per frame."""
 
+    filters: torch.Tensor
+
     def __init__(self, config: SmallCodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", self.make_window(), persistent=False)
         self.register_buffer("filters", self.make_filters(), persistent=False)
-
-    def make_window(self) -> torch.Tensor:
-        """Hann window of shape `(mel_fft_size,)`."""
-        return torch.hann_window(self.config.mel_fft_size)
 
     def make_filters(self) -> torch.Tensor:
         """Triangular filters of shape `(mel_fft_size / 2 + 1, num_mel_bins)`."""
@@ -71,7 +71,8 @@ class LogMelSpectrogram(nn.Module):
         margin = (size - hop) // 2
         surplus = -waveform.shape[-1] % hop
         padded = F.pad(waveform.float(), (margin, margin + surplus))
-        spectrum = torch.stft(padded, size, hop, window=self.window.float(), center=False, return_complex=True)
+        window = torch.hann_window(size, device=padded.device)
+        spectrum = torch.stft(padded, size, hop, window=window, center=False, return_complex=True)
         mel = self.filters.float().T @ spectrum.abs()
         return mel.clamp(min=1e-5).log()
 
@@ -88,7 +89,7 @@ class FrameConvolution(nn.Conv1d):
         """Silence before the first frame, of shape `(B, C, lookback)`."""
         return hidden_states.new_zeros(hidden_states.shape[0], self.in_channels, self.lookback)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, hidden_states: torch.Tensor, context: torch.Tensor | None = None, is_last: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -189,14 +190,13 @@ class ConvNextStack(nn.Module):
         Returns:
             `tuple` of hidden states of shape `(B, T', C')` and the contexts for the next call.
         """
-        previous = contexts or [None] * (1 + len(self.layers))
-        mask = torch.ones_like(features[:1, :1]) if mask is None else mask
-        hidden_states, _, context = self.embed(features * mask, previous[0], is_last)
+        previous: Sequence[torch.Tensor | None] = contexts or [None] * (1 + len(self.layers))
+        features = features if mask is None else features * mask
+        hidden_states, _, context = self.embed(features, previous[0], is_last)
         following = [context]
         hidden_states = self.norm(hidden_states.transpose(1, 2), condition).transpose(1, 2)
         for layer, context in zip(self.layers, previous[1:], strict=True):
-            if is_last and contexts is None:
-                hidden_states = hidden_states * mask
+            hidden_states = hidden_states if mask is None else hidden_states * mask
             hidden_states, context = layer(hidden_states, condition, context, is_last)
             following.append(context)
         return self.final_norm(hidden_states.transpose(1, 2)), following
@@ -209,14 +209,14 @@ class ResidualVectorQuantizer(nn.Module):
         super().__init__()
         self.codebooks = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.codebook_dim))
 
-    def nearest(self, residual: torch.Tensor, codebook: int) -> torch.LongTensor:
+    def nearest(self, residual: torch.Tensor, codebook: int) -> torch.Tensor:
         """Index of the entry nearest to each vector: `(..., D)` to `(...)`."""
         entries = self.codebooks[codebook].float()
         # |r - e|^2 = |r|^2 - 2 r.e + |e|^2, of which the first term is the same for all entries.
         distance = (entries**2).sum(-1) - 2 * residual.float() @ entries.T
         return distance.argmin(dim=-1)
 
-    def encode(self, latents: torch.Tensor, num_codebooks: int | None = None) -> torch.LongTensor:
+    def encode(self, latents: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
         """
         Args:
             latents (`torch.Tensor` of shape `(B, T, D)`): What to quantise.
@@ -225,13 +225,13 @@ class ResidualVectorQuantizer(nn.Module):
         Returns:
             `torch.LongTensor` of shape `(B, Q, T)`.
         """
-        codes = []
+        codes: list[torch.Tensor] = []
         for codebook in range(num_codebooks or len(self.codebooks)):
             codes.append(self.nearest(latents, codebook))
             latents = latents - F.embedding(codes[-1], self.codebooks[codebook])
         return torch.stack(codes, dim=1)
 
-    def decode(self, codes: torch.LongTensor) -> torch.Tensor:
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Sums the entries: codes of shape `(B, Q, T)` to `(B, T, D)`."""
         entries = [F.embedding(codes[:, index], self.codebooks[index]) for index in range(codes.shape[1])]
         return torch.stack(entries).sum(dim=0)
@@ -244,11 +244,6 @@ class InverseStft(nn.Module):
         super().__init__()
         self.config = config
         self.out_proj = nn.Linear(config.decoder_hidden_size, config.istft_size + 2)
-        self.register_buffer("window", self.make_window(), persistent=False)
-
-    def make_window(self) -> torch.Tensor:
-        """Hann window of shape `(istft_size,)`."""
-        return torch.hann_window(self.config.istft_size)
 
     def forward(
         self,
@@ -268,8 +263,9 @@ class InverseStft(nn.Module):
             `tuple` of audio of shape `(B, N)`, and overlap, weight and trim of the next state.
         """
         size, hop = self.config.istft_size, self.config.hop_length
-        frames = self._windowed_frames(hidden_states)
-        weights = (self.window.float() ** 2).expand_as(frames)
+        window = torch.hann_window(size, device=hidden_states.device)
+        frames = self._frames(hidden_states) * window
+        weights = (window**2).expand_as(frames)
         if mask is not None:
             frames, weights = frames * mask.transpose(1, 2), weights * mask.transpose(1, 2)
         audio, weight = self._overlap_add(frames), self._overlap_add(weights)
@@ -283,13 +279,13 @@ class InverseStft(nn.Module):
         done = audio[:, skipped:num_done] / weight[:, skipped:num_done].clamp(min=1e-11)
         return done, audio[:, num_done:], weight[:, num_done:], trim - skipped
 
-    def _windowed_frames(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _frames(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Waveform of every frame, of shape `(B, T, istft_size)`."""
         log_magnitude, phase = self.out_proj(hidden_states).float().chunk(2, dim=-1)
         spectrum = torch.polar(log_magnitude.exp().clamp(max=MAX_MAGNITUDE), phase)
         if not spectrum.shape[1]:  # the FFT refuses an empty batch
             return log_magnitude.new_zeros(*spectrum.shape[:2], self.config.istft_size)
-        return torch.fft.irfft(spectrum, n=self.config.istft_size) * self.window.float()
+        return torch.fft.irfft(spectrum, n=self.config.istft_size)
 
     def _overlap_add(self, frames: torch.Tensor) -> torch.Tensor:
         """Adds frames of shape `(B, T, size)` at every hop: `(B, T * hop + size - hop)`."""

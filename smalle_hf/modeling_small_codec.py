@@ -1,8 +1,9 @@
-"""A small neural codec that works at the frame rate (no sample-rate convolutions), with EnCodec's `encode` and `decode`.
+"""A small neural codec that works at the frame rate (no sample-rate convolutions), with EnCodec's `encode` and
+`decode`.
 
-Encoder: log-mel spectrogram, ConvNeXt blocks. Residual vector quantiser (RVQ). Decoder: ConvNeXt blocks, a linear layer that
-gives magnitude and phase, inverse STFT: the Vocos decoder (arXiv 2306.00814), here with convolutions that see few or no
-future frames, so that it also runs chunk by chunk with a state of fixed size.
+Encoder: log-mel spectrogram, ConvNeXt blocks. Residual vector quantiser (RVQ). Decoder: ConvNeXt blocks, a linear
+layer that gives magnitude and phase, inverse STFT: the Vocos decoder (arXiv 2306.00814), here with convolutions that
+see few or no future frames, so that it also runs chunk by chunk with a state of fixed size.
 
     B batch, Q codebooks, T frames, C channels, D `codebook_dim`, N samples
     frame t is the samples t * hop_length to (t + 1) * hop_length; every window is centred on its frame.
@@ -38,8 +39,8 @@ class SmallCodecOutput(ModelOutput):
         audio_values (`torch.FloatTensor` of shape `(B, 1, N)`): The audio that the codes decode to.
     """
 
-    audio_codes: torch.LongTensor | None = None
-    audio_values: torch.FloatTensor | None = None
+    audio_codes: torch.Tensor
+    audio_values: torch.Tensor | None = None
 
 
 @dataclass
@@ -47,14 +48,14 @@ class SmallCodecEncoderOutput(ModelOutput):
     """Output of [`SmallCodecModel.encode`].
 
     Args:
-        audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)`): Codes, laid out as EnCodec's; the first dimension is its
-            number of chunks.
+        audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)`): Codes, laid out as EnCodec's; the first dimension is
+            its number of chunks.
         audio_scales (`list`): `[None]`: this codec does not scale its input.
         last_frame_pad_length (`int`): 0: there is only one chunk.
     """
 
-    audio_codes: torch.LongTensor | None = None
-    audio_scales: list | None = None
+    audio_codes: torch.Tensor
+    audio_scales: list[torch.Tensor | None] | None = None
     last_frame_pad_length: int | None = None
 
 
@@ -66,7 +67,7 @@ class SmallCodecDecoderOutput(ModelOutput):
         audio_values (`torch.FloatTensor` of shape `(B, 1, N)`): Audio, `hop_length` samples per frame.
     """
 
-    audio_values: torch.FloatTensor | None = None
+    audio_values: torch.Tensor
 
 
 class SmallCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
@@ -80,7 +81,8 @@ class SmallCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv1d):
             init.trunc_normal_(module.weight, std=0.02)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm | ConditionalLayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -89,11 +91,8 @@ class SmallCodecPreTrainedModel(PreTrainedAudioTokenizerBase):
         elif isinstance(module, ResidualVectorQuantizer):
             init.normal_(module.codebooks)
         elif isinstance(module, LogMelSpectrogram):
-            # Buffers that are not in the checkpoint are lost when the model is built on the meta device.
-            init.copy_(module.window, module.make_window())
+            # A buffer that is not in the checkpoint is lost when the model is built on the meta device.
             init.copy_(module.filters, module.make_filters())
-        if isinstance(module, InverseStft):
-            init.copy_(module.window, module.make_window())
 
 
 class SmallCodecModel(SmallCodecPreTrainedModel):
@@ -163,17 +162,15 @@ class SmallCodecModel(SmallCodecPreTrainedModel):
         input_values: torch.Tensor,
         padding_mask: torch.Tensor | None = None,
         bandwidth: float | None = None,
-        return_dict: bool | None = None,
-    ) -> SmallCodecEncoderOutput | tuple:
+    ) -> SmallCodecEncoderOutput:
         """Encodes audio into codes.
 
         Args:
             input_values (`torch.Tensor` of shape `(B, 1, N)`): Audio, full scale 1, at `config.sampling_rate`.
             padding_mask (`torch.Tensor` of shape `(B, N)` or `(B, 1, N)`, *optional*): 1 on audio, 0 on padding at the
                 right. Frames of padding get code 0; the others get what they get without padding.
-            bandwidth (`float`, *optional*): One of `config.target_bandwidths`, in kbit/s, for fewer codebooks; all of them
-                by default.
-            return_dict (`bool`, *optional*): `False` for a tuple.
+            bandwidth (`float`, *optional*): One of `config.target_bandwidths`, in kbit/s, for fewer codebooks; all of
+                them by default.
 
         Raises:
             ValueError: The audio is not mono, the bandwidth is unknown, or the model has no encoder.
@@ -188,28 +185,24 @@ class SmallCodecModel(SmallCodecPreTrainedModel):
         codes = self.quantizer.encode(self.embed(waveform, mask), num_codebooks)
         if mask is not None:
             codes = codes * mask.long()
-        if return_dict is False:
-            return codes[None], [None], 0
         return SmallCodecEncoderOutput(codes[None], [None], 0)
 
     def decode(
         self,
-        audio_codes: torch.LongTensor,
-        audio_scales: list | None = None,
+        audio_codes: torch.Tensor,
+        audio_scales: list[torch.Tensor | None] | None = None,
         padding_mask: torch.Tensor | None = None,
-        return_dict: bool | None = None,
         last_frame_pad_length: int | None = 0,
-    ) -> SmallCodecDecoderOutput | tuple:
+    ) -> SmallCodecDecoderOutput:
         """Decodes the codes of whole utterances.
 
         Args:
-            audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)` or `(B, Q, T)`): From [`encode`] or a language model;
-                Q may be less than `config.num_codebooks`.
+            audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)` or `(B, Q, T)`): From [`encode`] or a language
+                model; Q may be less than `config.num_codebooks`.
             audio_scales (`list`, *optional*): Not used; here because EnCodec has it.
             padding_mask (`torch.Tensor` of shape `(B, N)` or `(B, 1, N)`, *optional*): 1 on audio, 0 on padding at the
                 right, as in [`encode`]. Frames of padding become silence and the others what they are without padding.
                 The audio is cut to N samples.
-            return_dict (`bool`, *optional*): `False` for a tuple.
             last_frame_pad_length (`int`, *optional*): Frames at the end that are dropped.
 
         Raises:
@@ -222,30 +215,30 @@ class SmallCodecModel(SmallCodecPreTrainedModel):
         if padding_mask is not None:
             mask = self._frame_mask(padding_mask.reshape(codes.shape[0], -1).bool())[..., : codes.shape[-1]]
         audio = self.synthesize(self.quantizer.decode(codes), mask, self._condition(codes.shape[1]))
-        if padding_mask is not None:
+        if padding_mask is not None and mask is not None:
+            # The last window reaches beyond its frame.
+            audio = audio * mask[:, 0].repeat_interleave(self.config.hop_length, dim=-1)
             audio = audio[:, : padding_mask.shape[-1]]
-        if return_dict is False:
-            return (audio[:, None],)
         return SmallCodecDecoderOutput(audio[:, None])
 
     def decode_chunk(
-        self, audio_codes: torch.LongTensor, state: SmallCodecDecoderState | None = None, is_last: bool = False
+        self, audio_codes: torch.Tensor, state: SmallCodecDecoderState | None = None, is_last: bool = False
     ) -> tuple[torch.Tensor, SmallCodecDecoderState]:
         """Decodes some more frames of an utterance. All chunks together give the audio that [`decode`] gives.
 
         Args:
-            audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)` or `(B, Q, T)`): The next frames, one or more; may be
-                none when `is_last`.
+            audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)` or `(B, Q, T)`): The next frames, one or more; may
+                be none when `is_last`.
             state ([`SmallCodecDecoderState`], *optional*): From the chunk before.
             is_last (`bool`): No frames follow: give also the samples that waited for them.
 
         Returns:
-            `tuple` of audio of shape `(B, 1, n)`, behind the codes by up to `config.lookahead_frames` frames, and the state
-            for the next chunk.
+            `tuple` of audio of shape `(B, 1, n)`, behind the codes by up to `config.lookahead_frames` frames, and the
+            state for the next chunk.
         """
         codes = self._check_codes(audio_codes)
         latents = self.quantizer.decode(codes).transpose(1, 2)
-        contexts = state.contexts if state is not None else self._initial_contexts(latents)
+        contexts = state.contexts if state is not None else None
         hidden_states, contexts = self.decoder(latents, None, self._condition(codes.shape[1]), contexts, is_last)
         audio, overlap, weight, trim = self.head(hidden_states, None, state, is_last)
         return audio[:, None], SmallCodecDecoderState(contexts, overlap, weight, trim)
@@ -254,27 +247,19 @@ class SmallCodecModel(SmallCodecPreTrainedModel):
         self,
         input_values: torch.Tensor,
         padding_mask: torch.Tensor | None = None,
-        audio_codes: torch.LongTensor | None = None,
-        return_dict: bool | None = None,
-    ) -> SmallCodecOutput | tuple:
+        audio_codes: torch.Tensor | None = None,
+    ) -> SmallCodecOutput:
         """Encodes and decodes.
 
         Args:
             input_values (`torch.Tensor` of shape `(B, 1, N)`): Audio.
             padding_mask (`torch.Tensor` of shape `(B, N)` or `(B, 1, N)`, *optional*): 1 on audio, 0 on padding.
             audio_codes (`torch.LongTensor` of shape `(1, B, Q, T)`, *optional*): Decode these instead.
-            return_dict (`bool`, *optional*): `False` for a tuple.
         """
         if audio_codes is None:
             audio_codes = self.encode(input_values, padding_mask).audio_codes
         audio = self.decode(audio_codes, padding_mask=padding_mask).audio_values[..., : input_values.shape[-1]]
-        if return_dict is False:
-            return audio_codes, audio
         return SmallCodecOutput(audio_codes, audio)
-
-    def _initial_contexts(self, latents: torch.Tensor) -> list[torch.Tensor]:
-        convolutions = [self.decoder.embed, *(layer.depthwise for layer in self.decoder.layers)]
-        return [convolution.initial_context(latents) for convolution in convolutions]
 
     def _num_codebooks(self, bandwidth: float | None) -> int:
         if bandwidth is None:
@@ -299,7 +284,7 @@ class SmallCodecModel(SmallCodecPreTrainedModel):
             )
         return known.index(num_codebooks)
 
-    def _check_codes(self, audio_codes: torch.LongTensor) -> torch.LongTensor:
+    def _check_codes(self, audio_codes: torch.Tensor) -> torch.Tensor:
         codes = audio_codes[0] if audio_codes.ndim == 4 and len(audio_codes) == 1 else audio_codes
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.config.num_codebooks:
             raise ValueError(

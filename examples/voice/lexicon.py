@@ -1,64 +1,34 @@
 """Words by part of speech, from the SCOWL word lists and a few hand-written tables.
 
-SCOWL (Debian package `scowl`; free to use, copy, modify and redistribute, its output included) lists words by how common
-they are but not by part of speech. The inflected forms in the list tell it: a word with a possessive and a plural is a
-noun, one with past tense and gerund a verb, one with comparative or adverb an adjective.
+SCOWL (Debian package `scowl`; free to use, copy, modify and redistribute, its output included) lists words by how
+common they are but not by part of speech. The inflected forms in the list tell it: a word with a possessive and a
+plural is a noun, one with past tense and gerund a verb, one with comparative or adverb an adjective.
 """
 
 import random
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import yaml
+
+Entry = TypeVar("Entry")
+
+VOCABULARY_FILE = Path(__file__).with_name("vocabulary.yaml")
 SCOWL_DIRECTORY = Path("/usr/share/dict/scowl")
 LEVEL_WEIGHTS = {10: 0.5, 20: 0.3, 35: 0.2}
 """How often a word comes from each SCOWL level; level 10 holds the most common words."""
 
-IRREGULAR_VERBS = tuple(
-    tuple(line.split())
-    for line in """
-    become became become|begin began begun|bend bent bent|bind bound bound|blow blew blown|break broke broken
-    bring brought brought|build built built|burn burned burned|buy bought bought|carry carried carried|catch caught caught
-    choose chose chosen|cut cut cut|draw drew drawn|drink drank drunk|drive drove driven|eat ate eaten|feed fed fed
-    feel felt felt|fight fought fought|find found found|forget forgot forgotten|forgive forgave forgiven|get got got
-    give gave given|grow grew grown|hear heard heard|hide hid hidden|hit hit hit|hold held held|keep kept kept
-    know knew known|lead led led|leave left left|lend lent lent|lose lost lost|make made made|mean meant meant
-    meet met met|pay paid paid|put put put|ride rode ridden|ring rang rung|say said said|see saw seen|sell sold sold
-    send sent sent|set set set|shake shook shaken|show showed shown|sing sang sung|speak spoke spoken|spend spent spent
-    spill spilled spilled|spread spread spread|steal stole stolen|take took taken|teach taught taught|tear tore torn
-    tell told told|think thought thought|throw threw thrown|understand understood understood|wear wore worn|win won won
-    write wrote written""".replace("\n", "|").split("|")
-    if line.split()
-)
-INTRANSITIVE_VERBS = tuple(
-    line.split()[0:2]
-    for line in """
-    arrive arrived|walk walked|run ran|sleep slept|wait waited|laugh laughed|smile smiled|sing sang|dance danced
-    come came|go went|stand stood|sit sat|fall fell|rise rose|swim swam|fly flew|cry cried|work worked|live lived
-    rest rested|travel traveled|shout shouted|grow grew|listen listened|speak spoke|talk talked|stay stayed|turn turned
-    return returned|climb climbed|jump jumped|move moved|look looked|lie lay|play played|hurry hurried|shine shone
-    leave left|stop stopped|begin began|end ended|float floated|drift drifted|wander wandered|whisper whispered""".replace(
-        "\n", "|"
-    ).split("|")
-    if line.split()
-)
-NOT_OPEN_CLASS = frozenset(
-    """a an the i you he she it we they me him her us them my your his its our their this that these those and or but
-    if in on at to of by for from with as is am are was were be been being do does did done have has had will would can
-    could shall should may might must not no yes so too very than then there here who whom what which when where why how
-    all any both each few many more most much other some such own same only just also about above after again against
-    before below between down during into off out over through under until up while because s t don ours yours hers
-    theirs mine else ever even every anything everything nothing something anyone everyone""".split()
-)
-UNWANTED_BEGINNINGS = tuple(
-    """fuck shit cunt bitch bastard nigg rapis raped raping whore slut porn sexual penis vagin nazi genocid suicid murder
-    molest incest pussy negro retard queer lesbian virgin erotic orgasm naked kill terror tortur slave slaught behead
-    corpse poison cocaine heroin""".split()
-)
-UNWANTED_WORDS = frozenset(
-    "ass asses anal anus butt cock dick dyke fag fags hell piss rape rapes sex sexes tit tits".split()
-)
-"""Words left out, so that random sentences hurt no one by accident."""
+
+def read_vocabulary(path: Path = VOCABULARY_FILE) -> dict[str, list[str]]:
+    """Reads the hand-written lists: entries by name of the list."""
+    lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {
+        name: [entry.strip() for entry in re.split(r"[|]" if "|" in text else ",", text)]
+        for name, text in lists.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -82,11 +52,11 @@ class Lexicon:
     adverbs: dict[int, tuple[str, ...]]
     words: dict[int, tuple[str, ...]]
 
-    def pick(self, part: str, rng: random.Random) -> str | tuple[str, str] | Verb:
-        """Draws an entry of the named part of speech, common words more often than rare ones."""
-        by_level = getattr(self, part)
-        level = rng.choices(list(LEVEL_WEIGHTS), weights=list(LEVEL_WEIGHTS.values()))[0]
-        return rng.choice(by_level[level] or by_level[min(by_level)])
+
+def pick(by_level: dict[int, tuple[Entry, ...]], rng: random.Random) -> Entry:
+    """Draws an entry of one part of speech, common words more often than rare ones."""
+    level = rng.choices(list(LEVEL_WEIGHTS), weights=list(LEVEL_WEIGHTS.values()))[0]
+    return rng.choice(by_level[level] or by_level[min(by_level)])
 
 
 def third_person(base: str) -> str:
@@ -131,8 +101,8 @@ def _is_adjective(word: str, known: set[str]) -> bool:
     )
 
 
-def _usable(word: str) -> bool:
-    if word in NOT_OPEN_CLASS or word in UNWANTED_WORDS or word.startswith(UNWANTED_BEGINNINGS):
+def _usable(word: str, left_out: frozenset[str], beginnings: tuple[str, ...]) -> bool:
+    if word in left_out or word.startswith(beginnings):
         return False
     return word.isascii() and word.isalpha() and word.islower() and 3 <= len(word) <= 12
 
@@ -159,20 +129,24 @@ def read_scowl(directory: Path = SCOWL_DIRECTORY) -> dict[int, set[str]]:
     return levels
 
 
-def build_lexicon(levels: dict[int, Iterable[str]]) -> Lexicon:
+def build_lexicon(levels: Mapping[int, Iterable[str]]) -> Lexicon:
     """Sorts words into parts of speech by the inflected forms that are listed with them.
 
     Args:
-        levels (`dict[int, Iterable[str]]`): Words of each level with all their forms, as [`read_scowl`] gives them.
+        levels (`Mapping[int, Iterable[str]]`): Words of each level with all their forms, as [`read_scowl`] gives them.
     """
+    vocabulary = read_vocabulary()
+    irregular = [entry.split() for entry in vocabulary["irregular_verbs"]]
+    irregular_bases = {forms[0] for forms in irregular} | {e.split()[0] for e in vocabulary["intransitive_verbs"]}
+    left_out = frozenset(vocabulary["closed_class"]) | frozenset(vocabulary["unwanted_words"])
+    beginnings = tuple(vocabulary["unwanted_beginnings"])
     known = {word for words in levels.values() for word in words}
-    irregular_bases = {forms[0] for forms in IRREGULAR_VERBS} | {forms[0] for forms in INTRANSITIVE_VERBS}
     parts: dict[str, dict[int, list]] = {
         name: {level: [] for level in levels} for name in ("nouns", "verbs", "adjectives", "adverbs", "words")
     }
     for level in levels:
         for word in sorted(set(levels[level])):
-            if not _usable(word):
+            if not _usable(word, left_out, beginnings):
                 continue
             parts["words"][level].append(word)
             verb = _regular_verb(word, known) if word not in irregular_bases else None
@@ -186,7 +160,7 @@ def build_lexicon(levels: dict[int, Iterable[str]]) -> Lexicon:
             if word.endswith("ly") and word[:-2] in known:
                 parts["adverbs"][level].append(word)
     frequent = parts["verbs"][min(levels)]
-    for base, past, participle in IRREGULAR_VERBS:
+    for base, past, participle in irregular:
         gerund = _irregular_gerund(base)
         frequent.append(Verb(base, third_person(base), past, participle, gerund))
     return Lexicon(**{name: {k: tuple(v) for k, v in by_level.items()} for name, by_level in parts.items()})

@@ -4,10 +4,11 @@
     python examples/voice/make_corpus.py corpus --hours 10
     python examples/voice/make_corpus.py corpus --hours 0.1 --voices slt --held-out 10 --workers 1
 
-Writes `OUT/audio/VOICE/ID.flac` (16 kHz, mono), `OUT/train.jsonl` and `OUT/held_out.jsonl`, one object a line with `id`, `path`
-(relative to the manifest), `text`, `speaker`, `language`, `licence`, `duration` (seconds) and `sampling_rate`. The same options
-give the same corpus, and a run that was stopped goes on where it was. The voices and the synthesiser are under the CMU Flite
-licence (SPDX `MIT-Festival`), which lets anyone use and redistribute them and what they say.
+Writes `OUT/audio/VOICE/ID.flac` (16 kHz, mono), `OUT/train.jsonl` and `OUT/held_out.jsonl`, one object a line with
+`id`, `path` (relative to the manifest), `text`, `speaker`, `language`, `licence`, `duration` (seconds) and
+`sampling_rate`. The same options give the same corpus, and a run that was stopped goes on where it was. The voices
+and the synthesiser are under the CMU Flite licence (SPDX `MIT-Festival`), which lets anyone use and redistribute them
+and what they say.
 """
 
 import argparse

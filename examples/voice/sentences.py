@@ -1,65 +1,26 @@
 """Random English sentences with exact spelling for a speech synthesiser: plain words only, numbers written out.
 
-Sentences are drawn from a small phrase grammar over a [`Lexicon`]. They are grammatical and make little sense, like the
-semantically unpredictable sentences of synthesis evaluation, so a model cannot guess the words and has to read them.
+Sentences are drawn from a small phrase grammar over a [`Lexicon`]. They are grammatical and make little sense, like
+the semantically unpredictable sentences of synthesis evaluation, so a model cannot guess the words and has to read
+them.
 """
 
 import random
 from collections.abc import Callable, Iterator
 
-from lexicon import INTRANSITIVE_VERBS, Lexicon
+from lexicon import Lexicon, pick, read_vocabulary
 from num2words import num2words
 
-NAMES = """Adam Alice Amy Anna Arthur Barbara Ben Betty Bill Bob Carol Charles Clara Daniel David Diana Edward Ellen Emily
-Emma Eric Eva Frank Fred George Grace Hannah Harry Helen Henry Ian Jack James Jane Jason Jenny Jim John Julia Karen Kate
-Kevin Laura Leo Linda Lisa Lucy Luke Maria Mark Martin Mary Max Michael Mike Nancy Nick Nora Oliver Oscar Patrick Paul
-Peter Philip Rachel Ralph Richard Robert Rosa Ruth Sally Sam Sarah Simon Sophie Steve Susan Thomas Tina Tom Victor Walter
-William""".split()
-SURNAMES = """Adams Anderson Baker Bell Brown Carter Clark Cooper Davis Evans Fisher Foster Green Hall Harris Hill Hughes
-Jackson Johnson Jones King Lewis Marshall Mason Miller Moore Morgan Nelson Parker Porter Reed Roberts Smith Stone Taylor
-Turner Walker Ward Watson White Wilson Wood Young""".split()
-PLACES = """America Australia Berlin Boston Brazil California Canada Chicago China Denmark Dublin Egypt England Europe
-Florida France Germany India Ireland Italy Japan London Mexico Moscow Norway Oxford Paris Poland Rome Russia Scotland
-Spain Sweden Texas Tokyo Vienna Washington""".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-TIMES = """today|yesterday|tomorrow|tonight|now|again|soon|at once|every day|last night|this morning|next week|last year
-in the evening|in the morning|at noon|at night|all day|right away|before long|a long time ago|once more|after dinner
-in the end|for a while|for the first time|these days|at last|as usual|on the way home""".replace("\n", "|").split("|")
-PREPOSITIONS = """in|on|at|by|near|under|over|with|without|behind|beside|across|through|around|above|below|along|from|into
-past|toward|beyond|against|between the trees and|next to|in front of|on top of|instead of|because of""".replace(
-    "\n", "|"
-).split("|")
-DETERMINERS = "the the the the the a a a this that my your his her our their each every another some no any".split()
-PLURAL_DETERMINERS = "the the the these those my your his her our their some many few most all several no".split()
-SUBJECTS = (("I", False), ("you", False), ("he", True), ("she", True), ("it", True), ("we", False), ("they", False))
-OBJECTS = "me you him her it us them".split()
-MODALS = """can could will would should may might must can't couldn't won't wouldn't shouldn't cannot""".split() + [
-    "used to",
-    "had to",
-    "wanted to",
-    "tried to",
-    "did not",
-    "didn't",
-    "never",
-]
-CONJUNCTIONS = "and|but|so|because|when|while|although|until|after|before|if|as|unless|since|where".split("|")
-DEGREES = "very quite too rather so really almost".split()
-EXCLAMATIONS = "no yes stop go wait please never help hello why quick now come on".split()
-PHRASES = (
-    """Hello.|Hello, how are you?|Good morning.|Good evening, everyone.|Good night.|Thank you.|Thank you very much.
-You are welcome.|How do you do?|See you later.|I am sorry.|Excuse me.|What time is it?|Where are you going?|What is this?
-Who is there?|I don't know.|I don't think so.|Of course.|That's all right.|Never mind.|What happened?|Come in, please.
-It is raining again.|It's a nice day.|What is your name?|My name is slt.|How much is it?|How old are you?|Let me see.
-This is a test.|Can you hear me?|Please speak slowly.|I would like a cup of tea.|Let's go home.|Wait a minute.
-There is nothing to say.|What do you mean?|Are you sure?|I'm here.|We'll see.|They're late.|You're right.|It isn't far.
-That wasn't me.|Who's that?|Here we are.|There you go.|I've had enough.|He's gone.|She'll be back.|Time will tell.""".replace(
-        "\n", "|"
-    )
-    .replace("|My name is slt.", "")
-    .split("|")
+SUBJECT_PRONOUNS = (
+    ("I", False),
+    ("you", False),
+    ("he", True),
+    ("she", True),
+    ("it", True),
+    ("we", False),
+    ("they", False),
 )
-_VOWELS = "aeiou"
+"""Pronoun, and whether its verb is in the third person singular."""
 
 
 class SentenceGenerator:
@@ -73,6 +34,8 @@ class SentenceGenerator:
     def __init__(self, lexicon: Lexicon, rng: random.Random) -> None:
         self.lexicon = lexicon
         self.rng = rng
+        self.vocabulary = read_vocabulary()
+        self.intransitive_verbs = [entry.split() for entry in self.vocabulary["intransitive_verbs"]]
         self._ordinary: list[tuple[Callable[[], str], float]] = [
             (self.statement, 8),
             (self.description, 3),
@@ -111,19 +74,23 @@ class SentenceGenerator:
         text = text if text[-1] in ".?!" else text + "."
         return text[0].upper() + text[1:]
 
+    def word(self, kind: str) -> str:
+        """An entry of the named list of `vocabulary.yaml`."""
+        return self.rng.choice(self.vocabulary[kind])
+
     def _maybe(self, chance: float, maker: Callable[[], str]) -> str:
         return " " + maker() if self.rng.random() < chance else ""
 
     # Phrases
 
     def noun(self) -> str:
-        return self.lexicon.pick("nouns", self.rng)[0]
+        return pick(self.lexicon.nouns, self.rng)[0]
 
     def plural(self) -> str:
-        return self.lexicon.pick("nouns", self.rng)[1]
+        return pick(self.lexicon.nouns, self.rng)[1]
 
     def adjective(self) -> str:
-        return self.lexicon.pick("adjectives", self.rng)
+        return pick(self.lexicon.adjectives, self.rng)
 
     def noun_phrase(self) -> tuple[str, bool]:
         """A noun phrase, and whether it is singular."""
@@ -131,39 +98,39 @@ class SentenceGenerator:
         adjective = self._maybe(0.4, self.adjective).strip()
         if draw < 0.55:
             phrase = f"{adjective} {self.noun()}".strip()
-            determiner = self.rng.choice(DETERMINERS)
-            if determiner == "a" and phrase[0] in _VOWELS:
+            determiner = self.word("determiners")
+            if determiner == "a" and phrase[0] in "aeiou":
                 determiner = "an"
             return f"{determiner} {phrase}", True
         if draw < 0.8:
-            return f"{self.rng.choice(PLURAL_DETERMINERS)} {adjective} {self.plural()}".replace("  ", " "), False
+            return f"{self.word('plural_determiners')} {adjective} {self.plural()}".replace("  ", " "), False
         if draw < 0.87:
             return f"{self.small_number()} {adjective} {self.plural()}".replace("  ", " "), False
         if draw < 0.95:
-            return self.rng.choice(NAMES), True
+            return self.word("names"), True
         return f"the {self.noun()} of the {self.noun()}", True
 
     def subject(self) -> tuple[str, bool]:
-        return self.rng.choice(SUBJECTS) if self.rng.random() < 0.45 else self.noun_phrase()
+        return self.rng.choice(SUBJECT_PRONOUNS) if self.rng.random() < 0.45 else self.noun_phrase()
 
     def object(self) -> str:
-        return self.rng.choice(OBJECTS) if self.rng.random() < 0.15 else self.noun_phrase()[0]
+        return self.word("object_pronouns") if self.rng.random() < 0.15 else self.noun_phrase()[0]
 
     def prepositional(self) -> str:
-        return f"{self.rng.choice(PREPOSITIONS)} {self.noun_phrase()[0]}"
+        return f"{self.word('prepositions')} {self.noun_phrase()[0]}"
 
     def when(self) -> str:
-        return self.rng.choice(TIMES)
+        return self.word("times")
 
     def adverb(self) -> str:
-        return self.lexicon.pick("adverbs", self.rng)
+        return pick(self.lexicon.adverbs, self.rng)
 
     def small_number(self) -> str:
         return num2words(self.rng.choice((2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 20, 25, 30, 50, 100)))
 
     def predicate(self, singular: bool, first: bool = False) -> str:
         """A verb phrase that agrees with its subject."""
-        verb, draw = self.lexicon.pick("verbs", self.rng), self.rng.random()
+        verb, draw = pick(self.lexicon.verbs, self.rng), self.rng.random()
         be = "am" if first else "is" if singular else "are"
         was = "was" if singular or first else "were"
         if draw < 0.4:
@@ -171,14 +138,14 @@ class SentenceGenerator:
         if draw < 0.5:
             return f"{verb.third if singular else verb.base} {self.object()}"
         if draw < 0.68:
-            return f"{self.rng.choice(MODALS)} {verb.base} {self.object()}"
+            return f"{self.word('modals')} {verb.base} {self.object()}"
         if draw < 0.78:
             return f"{self.rng.choice((be, was))} {verb.gerund} {self.object()}"
         if draw < 0.86:
             return f"{'has' if singular and not first else 'have'} {verb.participle} {self.object()}"
         if draw < 0.92:
             return f"{was} {verb.participle} by {self.object()}"
-        return f"{self.rng.choice(INTRANSITIVE_VERBS)[1]} {self.prepositional()}"
+        return f"{self.rng.choice(self.intransitive_verbs)[1]} {self.prepositional()}"
 
     # Sentences
 
@@ -191,7 +158,7 @@ class SentenceGenerator:
     def description(self) -> str:
         subject, singular = self.subject()
         be = ("am", "was") if subject == "I" else ("is", "was") if singular else ("are", "were")
-        extra = self.rng.choice(DEGREES) + " " if self.rng.random() < 0.4 else ""
+        extra = self.word("degrees") + " " if self.rng.random() < 0.4 else ""
         if self.rng.random() < 0.25:
             thing, single = self.noun_phrase()
             opening = self.rng.choice(("there is", "there was", "here is") if single else ("there are", "there were"))
@@ -202,7 +169,7 @@ class SentenceGenerator:
         )
 
     def question(self) -> str:
-        verb = self.lexicon.pick("verbs", self.rng)
+        verb = pick(self.lexicon.verbs, self.rng)
         subject, singular = self.subject()
         do = self.rng.choice(("did", "does" if singular else "do", "can", "will", "would", "should", "could"))
         be = "am" if subject == "I" else "is" if singular else "are"
@@ -225,7 +192,7 @@ class SentenceGenerator:
         )
 
     def command(self) -> str:
-        verb = self.lexicon.pick("verbs", self.rng)
+        verb = pick(self.lexicon.verbs, self.rng)
         opening = self.rng.choice(("", "", "", "please ", "don't ", "let us ", "never ", "you must "))
         ending = self.rng.choice((self.prepositional, self.when, self.adverb))()
         return f"{opening}{verb.base} {self.object()} {ending}"
@@ -237,9 +204,9 @@ class SentenceGenerator:
     def number_sentence(self) -> str:
         number, ordinal = self.number(), num2words(self.rng.randint(1, 31), to="ordinal")
         year = num2words(self.rng.randint(1700, 2030), to="year")
-        month, hour = self.rng.choice(MONTHS), num2words(self.rng.randint(1, 12))
+        month, hour = self.word("months"), num2words(self.rng.randint(1, 12))
         minutes = self.rng.choice(("half past", "a quarter to", "ten past", "twenty to", "five to"))
-        name, subject = self.rng.choice(NAMES), self.subject()[0]
+        name, subject = self.word("names"), self.subject()[0]
         return self.rng.choice(
             (
                 f"{subject} sold {number} {self.plural()} {self.when()}",
@@ -249,7 +216,7 @@ class SentenceGenerator:
                 f"in {year} there were {number} {self.plural()} {self.prepositional()}",
                 f"call {number} for the {self.noun()}",
                 f"the {ordinal} {self.noun()} was {self.adjective()}",
-                f"on {self.rng.choice(DAYS)} the {ordinal} of {month} we {self.lexicon.pick('verbs', self.rng).past} it",
+                f"on {self.word('days')} the {ordinal} of {month} we {pick(self.lexicon.verbs, self.rng).past} it",
                 f"about {number} percent of the {self.plural()} were {self.adjective()}",
                 f"{name} is {num2words(self.rng.randint(1, 99))} years old",
                 f"room {number} is on the {ordinal} floor",
@@ -258,13 +225,13 @@ class SentenceGenerator:
         )
 
     def name_sentence(self) -> str:
-        one, two = self.rng.sample(NAMES, 2)
+        one, two = self.rng.sample(self.vocabulary["names"], 2)
         place, day, title = (
-            self.rng.choice(PLACES),
-            self.rng.choice(DAYS),
+            self.word("places"),
+            self.word("days"),
             self.rng.choice(("Mister", "Miss", "Doctor")),
         )
-        surname, verb = self.rng.choice(SURNAMES), self.lexicon.pick("verbs", self.rng)
+        surname, verb = self.word("surnames"), pick(self.lexicon.verbs, self.rng)
         return self.rng.choice(
             (
                 f"{one} and {two} {verb.past} {self.object()}",
@@ -276,7 +243,7 @@ class SentenceGenerator:
                 f"{one} told {two} about {self.noun_phrase()[0]}",
                 f"have you seen {one} {surname}?",
                 f"{one}'s {self.noun()} is {self.adjective()}",
-                f"on {day} {one} will go from {place} to {self.rng.choice(PLACES)}",
+                f"on {day} {one} will go from {place} to {self.word('places')}",
             )
         )
 
@@ -285,10 +252,10 @@ class SentenceGenerator:
         return f"{self.subject()[0]} {verb} that {self.statement()}"
 
     def compound(self) -> str:
-        return f"{self.statement()}, {self.rng.choice(CONJUNCTIONS)} {self.statement()}"
+        return f"{self.statement()}, {self.word('conjunctions')} {self.statement()}"
 
     def short(self) -> str:
-        verb, subject = self.rng.choice(INTRANSITIVE_VERBS), self.subject()[0]
+        verb, subject = self.rng.choice(self.intransitive_verbs), self.subject()[0]
         return self.rng.choice(
             (f"{subject} {verb[1]}", f"{self.noun_phrase()[0]}", f"{self.adjective()} {self.plural()}", f"{verb[0]}!")
         )
@@ -297,30 +264,30 @@ class SentenceGenerator:
         clauses = [self.statement()]
         target = self.rng.randint(20, 36)
         while sum(len(clause.split()) for clause in clauses) < target:
-            clauses.append(f"{self.rng.choice(CONJUNCTIONS)} {self.statement()}")
+            clauses.append(f"{self.word('conjunctions')} {self.statement()}")
         return ", ".join(clauses)
 
     def single_word(self) -> str:
-        return self.lexicon.pick("words", self.rng)
+        return pick(self.lexicon.words, self.rng)
 
     def word_list(self) -> str:
-        words = [self.lexicon.pick("words", self.rng) for _ in range(self.rng.randint(2, 7))]
+        words = [pick(self.lexicon.words, self.rng) for _ in range(self.rng.randint(2, 7))]
         return self.rng.choice((", ", " ")).join(words[:-1]) + self.rng.choice((", ", " and ")) + words[-1]
 
     def repeat(self) -> str:
-        word = self.rng.choice((self.rng.choice(EXCLAMATIONS), self.single_word()))
+        word = self.rng.choice((self.word("exclamations"), self.single_word()))
         times = self.rng.randint(2, 7)
         repeated = self.rng.choice((", ", " ")).join([word] * times)
         return self.rng.choice((repeated, f"{repeated}, {self.statement()}", f"it was {repeated} {self.adjective()}"))
 
     def spelling(self) -> str:
-        word = self.rng.choice((self.rng.choice(NAMES), self.noun()))[:8]
+        word = self.rng.choice((self.word("names"), self.noun()))[:8]
         letters = " ".join(word.upper())
         alphabet = " ".join(self.rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=self.rng.randint(2, 7)))
         return self.rng.choice((f"{word} is spelled {letters}", letters, alphabet, f"the code is {alphabet}"))
 
     def phrase(self) -> str:
-        return self.rng.choice(PHRASES)
+        return self.word("phrases")
 
 
 def unique_sentences(generator: SentenceGenerator, count: int, ordinary: bool, seen: set[str]) -> Iterator[str]:

@@ -1,13 +1,13 @@
 """Trains the small frame-rate codec from scratch on the audio of a manifest.
 
     python examples/voice/train_codec.py --manifest corpus/train.jsonl --held_out corpus/held_out.jsonl --output codec
-    python examples/voice/train_codec.py --manifest corpus/train.jsonl --held_out corpus/held_out.jsonl --output codec \\
-        --minutes 45 --decoder_hidden_size 256
+    python examples/voice/train_codec.py ... --minutes 45 --decoder_hidden_size 256
 
-Losses: L1 on the log-mel spectrogram, L1 on log-magnitude and spectral convergence at two random of four resolutions, and
-the commitment of the encoder to its codes. Codebooks follow moving averages of the vectors that fall on them; entries that
-nothing falls on are moved to vectors of the batch. A run that was stopped goes on from its last checkpoint. `OUTPUT` loads
-with `AutoModel.from_pretrained`. Loss and held-out mel distance go to stdout and to TensorBoard (`OUTPUT/runs`).
+Losses: L1 on the log-mel spectrogram, L1 on log-magnitude and spectral convergence at two random of four resolutions,
+and the commitment of the encoder to its codes. Codebooks follow moving averages of the vectors that fall on them;
+entries that nothing falls on are moved to vectors of the batch. A run that was stopped goes on from its last
+checkpoint. `OUTPUT` loads with `AutoModel.from_pretrained`. Loss and held-out mel distance go to stdout and to
+TensorBoard (`OUTPUT/runs`).
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import soundfile
@@ -65,13 +66,19 @@ class Options:
     seed: int = field(default=0, metadata={"help": "of weights, crops and revived entries"})
 
     def codec_config(self) -> SmallCodecConfig:
-        names = ("codebook_size", "num_codebooks", "encoder_hidden_size", "num_encoder_layers")
-        names += ("decoder_hidden_size", "num_decoder_layers")
-        return SmallCodecConfig(**{name: getattr(self, name) for name in names})
+        return SmallCodecConfig(
+            codebook_size=self.codebook_size,
+            num_codebooks=self.num_codebooks,
+            encoder_hidden_size=self.encoder_hidden_size,
+            num_encoder_layers=self.num_encoder_layers,
+            decoder_hidden_size=self.decoder_hidden_size,
+            num_decoder_layers=self.num_decoder_layers,
+        )
 
 
 class CropDataset:
-    """Random crops. A step's crops depend on the seed and the step only, so that a resumed run sees what it would have seen.
+    """Random crops. A step's crops depend on the seed and the step only, so that a resumed run sees what it would
+    have seen.
 
     Args:
         manifest (`Path`): JSONL with `path` and `duration` in seconds.
@@ -106,7 +113,8 @@ class CropDataset:
 
 
 class CodebookTrainer:
-    """Moves the entries of a quantiser to the means of the vectors that fall on them (VQ-VAE, arXiv 1711.00937, appendix).
+    """Moves the entries of a quantiser to the means of the vectors that fall on them (VQ-VAE, arXiv 1711.00937,
+    appendix).
 
     Args:
         quantizer ([`ResidualVectorQuantizer`]): Its codebooks are changed in place.
@@ -179,7 +187,7 @@ class CodebookTrainer:
 
 
 def spectral_loss(estimate: torch.Tensor, target: torch.Tensor, size: int) -> torch.Tensor:
-    """L1 of the log-magnitudes plus spectral convergence (arXiv 1910.11480, equations 4 to 6) of two `(B, N)` waveforms."""
+    """L1 of the log-magnitudes plus spectral convergence (arXiv 1910.11480) of two waveforms `(B, N)`."""
     window = torch.hann_window(size, device=target.device)
 
     def magnitudes(waveform: torch.Tensor) -> torch.Tensor:
@@ -200,8 +208,9 @@ class Training:
         torch.manual_seed(options.seed)
         self.options = options
         config = options.codec_config()
-        self.model = SmallCodecModel(config).to(options.device).train()
-        self.mel: LogMelSpectrogram = self.model.mel
+        self.model = SmallCodecModel(config)
+        self.model.train().to(torch.device(options.device))
+        self.mel = LogMelSpectrogram(config).to(options.device)
         self.codebooks = CodebookTrainer(self.model.quantizer, options.codebook_decay)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, weight_decay=options.weight_decay, betas=(0.9, 0.99))
@@ -318,7 +327,7 @@ def train(options: Options) -> None:
 
 
 def main() -> int:
-    parser = HfArgumentParser(Options, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = HfArgumentParser([cast(Any, Options)], description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     (options,) = parser.parse_args_into_dataclasses()
     try:
         train(options)
