@@ -11,6 +11,9 @@ from transformers import AutoModel, PreTrainedModel
 
 from .configuration_smalle import SmallEConfig
 
+MANY_FRAMES = 16
+"""Rows of so many frames are longer than the padding of any convolution in a codec."""
+
 
 def build_codec(config: SmallEConfig) -> PreTrainedModel:
     """The codec that `config.codec_config` describes, frozen.
@@ -73,7 +76,7 @@ def encode_audio(
     if input_values_mask is None:
         input_values_mask = torch.ones_like(input_values)
     lengths = input_values_mask.long().sum(dim=-1).tolist()
-    if min(lengths) == 0:
+    if min(lengths, default=0) == 0:
         raise ValueError("The audio is empty: pass at least one sample per row.")
     if not torch.isfinite(input_values).all():
         raise ValueError("The audio holds NaN or infinite samples: repair or drop the recording.")
@@ -96,7 +99,7 @@ def decode_codes(
     """Waveforms of right-padded codes.
 
     A causal codec decodes the batch at once, for it cannot hear the padding; another one decodes rows of equal length
-    together.
+    together. So does a causal one with very short rows: convolutions pad these in a way of their own.
 
     Args:
         codec (`PreTrainedModel`): The codec.
@@ -111,11 +114,13 @@ def decode_codes(
     frames = [num_frames] * num_rows if lengths is None else lengths.tolist()
     audio = torch.zeros(num_rows, num_frames * samples_per_frame, device=codes.device)
     is_causal = bool(getattr(codec.config, "use_causal_conv", False))
-    for length in [max(frames, default=0)] if is_causal else sorted(set(frames)):
-        if length == 0:
-            continue
-        rows = [i for i in range(num_rows) if is_causal or frames[i] == length]
-        decoded = _decode(codec, codes[rows, :length].transpose(1, 2))
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(frames):
+        groups.setdefault(MANY_FRAMES if is_causal and length >= MANY_FRAMES else length, []).append(i)
+    groups.pop(0, None)
+    for rows in groups.values():
+        longest = max(frames[i] for i in rows)
+        decoded = _decode(codec, codes[rows, :longest].transpose(1, 2))
         for i, waveform in zip(rows, decoded, strict=True):
             samples = min(frames[i] * samples_per_frame, waveform.shape[-1])
             audio[i, :samples] = waveform[:samples].float()

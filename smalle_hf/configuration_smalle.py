@@ -71,7 +71,6 @@ class SmallEConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "cross_attentions"]
     # `codec_config` may be absent, so the base class must not fill it with a default: `__post_init__` resolves it.
     sub_configs: ClassVar[dict[str, Any]] = {"codec_config": AutoConfig}
-    attribute_map = {"num_hidden_layers": "num_lclm_layers"}
 
     vocab_size: int = positive_int_field(default=256)
     hidden_size: int = positive_int_field(default=512)
@@ -82,16 +81,16 @@ class SmallEConfig(PreTrainedConfig):
     num_text_encoder_attention_heads: int = positive_int_field(default=8)
     cross_attention: Literal["paca", "standard"] = "paca"
     position_size: int = positive_int_field(default=64)
-    key_expand: float = interval(min=0.0)(default=1.0)
-    value_expand: float = interval(min=0.0)(default=2.0)
+    key_expand: int | float = interval(min=0.0)(default=1.0)
+    value_expand: int | float = interval(min=0.0)(default=2.0)
     gate_low_rank_size: int = positive_int_field(default=16)
-    gate_logit_normalizer: float = interval(min=0.0)(default=16.0)
-    rope_theta: float = interval(min=0.0)(default=10000.0)
-    layer_norm_eps: float = interval(min=0.0)(default=1e-5)
-    rms_norm_eps: float = interval(min=0.0)(default=1e-5)
-    dropout: float = interval(min=0.0, max=1.0)(default=0.0)
-    text_encoder_dropout: float = interval(min=0.0, max=1.0)(default=0.1)
-    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
+    gate_logit_normalizer: int | float = interval(min=0.0)(default=16.0)
+    rope_theta: int | float = interval(min=0.0)(default=10000.0)
+    layer_norm_eps: int | float = interval(min=0.0)(default=1e-5)
+    rms_norm_eps: int | float = interval(min=0.0)(default=1e-5)
+    dropout: int | float = interval(min=0.0, max=1.0)(default=0.0)
+    text_encoder_dropout: int | float = interval(min=0.0, max=1.0)(default=0.1)
+    initializer_range: int | float = interval(min=0.0, max=1.0)(default=0.02)
     num_codebooks: int = positive_int_field(default=4)
     codebook_size: int = positive_int_field(default=1024)
     codebook_offset: int = positive_int_field(default=3)
@@ -99,14 +98,14 @@ class SmallEConfig(PreTrainedConfig):
     audio_pad_token_id: int = 0
     audio_bos_token_id: int = 1
     audio_eos_token_id: int = 2
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
     decoder_start_token_id: int | None = None
     max_text_length: int = positive_int_field(default=2000)
-    max_frames_per_text_token: float = interval(min=0.0)(default=25.0)
+    max_frames_per_text_token: int | float = interval(min=0.0)(default=25.0)
     sampling_rate: int | None = None
-    frame_rate: float | None = None
+    frame_rate: int | float | None = None
     use_cache: bool = True
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = False
@@ -127,14 +126,19 @@ class SmallEConfig(PreTrainedConfig):
         if self.sampling_rate is None:
             self.sampling_rate = getattr(self.codec_config, "sampling_rate", None) or 24000
         if self.frame_rate is None:
-            self.frame_rate = float(getattr(self.codec_config, "frame_rate", None) or 75.0)
+            # Some codecs round their frame rate; the hop length is exact.
+            hop_length = getattr(self.codec_config, "hop_length", None)
+            codec_rate = getattr(self.codec_config, "frame_rate", None)
+            self.frame_rate = self.sampling_rate / hop_length if hop_length else float(codec_rate or 75.0)
         super().__post_init__(**kwargs)
 
     def _reject_misspelt(self, kwargs: dict[str, Any]) -> None:
         # Transformers keeps unknown keys as attributes, so a misspelt one would be ignored without a word.
         fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]
         for key in kwargs:
-            if close := difflib.get_close_matches(key, fields, n=1, cutoff=0.85):
+            if isinstance(type(self).__dict__.get(key), property):
+                raise ValueError(f"`{key}` follows from other configuration values: set those instead.")
+            if not hasattr(type(self), key) and (close := difflib.get_close_matches(key, fields, n=1, cutoff=0.85)):
                 raise ValueError(f"Unknown configuration value `{key}`: did you mean `{close[0]}`?")
 
     def validate_architecture(self) -> None:
@@ -200,7 +204,7 @@ class SmallEConfig(PreTrainedConfig):
         return self.codebook_size + self.codebook_offset
 
     @property
-    def num_lclm_layers(self) -> int:
+    def num_hidden_layers(self) -> int:
         """LCLM blocks of the audio stack, PACA's position net not counted."""
         return self.num_audio_encoder_layers + self.num_audio_decoder_layers
 

@@ -20,6 +20,7 @@ logsigmoid(x) / 16, comes near it only for x < -80.
 import functools
 import importlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -28,8 +29,11 @@ MIN_LOG_DECAY = -5.0
 """Strongest decay per frame; see the module's docstring."""
 
 CHUNK_SIZE = 32
-"""Frames per chunk. Decays are taken relative to the chunk's middle, so exponents stay within 16 * 5 = 80 < 88, the
-largest that float32 can exponentiate: 32 is the longest chunk for which MIN_LOG_DECAY is safe."""
+"""Frames per chunk: the state is carried once per chunk."""
+
+HALF = CHUNK_SIZE // 2
+"""Frames whose decays are taken relative to a frame in their middle. Exponents stay within 8 * 5 = 40, which leaves
+half of the range of float32 to the values and their gradients."""
 
 RECURRENT_MAX_LENGTH = 4
 """Up to this many frames the recurrent form is faster than a padded chunk."""
@@ -106,9 +110,10 @@ def chunked_gated_linear_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence as matrix products over chunks of 32 frames. Arguments and result as [`gated_linear_attention`].
 
-    Within a chunk, with G the running sum of the log decay and m its middle frame, frame t reads frame s <= t with
-    weight exp(G_t - G_s) = exp(G_t - G_m) * exp(G_m - G_s): two factors that depend on one frame each, so the sum over
-    channels is a matrix product. Between chunks the state is carried by the recurrence itself, once per chunk.
+    With G the running sum of the log decay, frame t reads frame s <= t with weight exp(G_t - G_s) = exp(G_t - G_m) *
+    exp(G_m - G_s): two factors that depend on one frame each, so the sum over channels is a matrix product. Inside
+    each half of a chunk m is a frame in its middle; between the halves it is the last frame of the first. Between
+    chunks the state is carried by the recurrence itself, once per chunk.
     """
     with _full_precision(q.device.type):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -117,38 +122,45 @@ def chunked_gated_linear_attention(
         if length == 0:
             return torch.zeros_like(v), state
 
-        # 1. Chunks: (B, T, H, d) -> (B, H, N, C, d). The padding neither decays the state nor adds to it.
+        # 1. Chunks in two halves: (B, T, H, d) -> (B, H, N, 2, C/2, d). Padding neither decays nor adds to the state.
         log_decay = log_decay.to(dtype).clamp(min=MIN_LOG_DECAY)
         q, k, v, log_decay = (_split_into_chunks(x.to(dtype)) for x in (q, k, v, log_decay))
-        causal, from_state, to_state, carry = _chunk_masks(resets, q)
+        masks = _chunk_masks(resets, q)
 
-        # 2. Decays relative to the middle of the chunk, and from there to its beginning and its end.
-        total = log_decay.cumsum(dim=-2)  # (B, H, N, C, K)
-        middle = total[..., CHUNK_SIZE // 2 - 1, None, :]  # (B, H, N, 1, K)
+        # 2. Decays relative to the middle of each half, and from there to the edges.
+        total = log_decay.flatten(3, 4).cumsum(dim=3).unflatten(3, (2, HALF))
+        middle = total[..., HALF // 2 - 1, None, :]  # (B, H, N, 2, 1, K)
+        edge, end = total[..., :1, -1:, :], total[..., 1:, -1:, :]  # last frame of the first half and of the chunk
         relative = total - middle
         q = q * q.shape[-1] ** -0.5
         q_decayed = q * relative.exp()
         k_decayed = k * (-relative).exp()
-        begin_to_middle = middle.exp()
-        middle_to_end = relative[..., -1:, :].exp()
 
-        # 3. What each frame reads from its own chunk: earlier frames, then itself. A frame's own weight holds no
-        # decay.    It is kept out of the product, where its two factors would cancel and leave their rounding in the
-        # gradient    of the decay. Entries above the diagonal may overflow: they are never used.
-        weights = (q_decayed @ k_decayed.transpose(-1, -2)).masked_fill(~causal, 0.0)  # (B, H, N, C, C)
-        out = weights @ v + (q * k).sum(dim=-1, keepdim=True) * v  # (B, H, N, C, V)
+        # 3. What each frame reads from its own half: earlier frames, then itself. A frame's own weight holds no decay.
+        #    It is kept out of the product, where its two factors would cancel and leave their rounding in the gradient
+        #    of the decay. Entries above the diagonal are never used.
+        weights = (q_decayed @ k_decayed.transpose(-1, -2)).masked_fill(~masks.within, 0.0)
+        out = weights @ v + (q * k).sum(dim=-1, keepdim=True) * v  # (B, H, N, 2, C/2, V)
 
-        # 4. The state at the beginning of each chunk: the only sequential part. The last frame enters undecayed.
-        k_to_end = torch.cat([(k_decayed * middle_to_end * to_state)[..., :-1, :], k[..., -1:, :]], dim=-2)
-        contribution = k_to_end.transpose(-1, -2) @ v  # (B, H, N, K, V)
-        chunk_decay = (begin_to_middle * middle_to_end * carry).transpose(-1, -2)  # (B, H, N, K, 1)
+        # 4. What the second half reads from the first.
+        q_second = q_decayed[..., 1:, :, :] * (middle[..., 1:, :, :] - edge).exp()
+        k_first = k_decayed[..., :1, :, :] * (edge - middle[..., :1, :, :]).exp()
+        weights = (q_second @ k_first.transpose(-1, -2)) * masks.across
+        out = torch.cat([out[..., :1, :, :], out[..., 1:, :, :] + weights @ v[..., :1, :, :]], dim=3)
+
+        # 5. The state at the beginning of each chunk: the only sequential part. The last frame enters undecayed.
+        k_to_end = (k_decayed * (end - middle).exp() * masks.to_state).flatten(3, 4)  # (B, H, N, C, K)
+        k_to_end = torch.cat([k_to_end[..., :-1, :], k[..., -1, -1:, :]], dim=-2)
+        contribution = k_to_end.transpose(-1, -2) @ v.flatten(3, 4)  # (B, H, N, K, V)
+        chunk_decay = (end.exp() * masks.carry).squeeze(3).transpose(-1, -2)  # (B, H, N, K, 1)
         states = []
         for decay_n, contribution_n in zip(chunk_decay.unbind(2), contribution.unbind(2), strict=True):
             states.append(state)
             state = decay_n * state + contribution_n
 
-        # 5. What each frame reads from the chunks before its own.
-        out = out + (q_decayed * begin_to_middle * from_state) @ torch.stack(states, dim=2)
+        # 6. What each frame reads from the chunks before its own.
+        q_from_begin = (q_decayed * middle.exp() * masks.from_state).flatten(3, 4)
+        out = out.flatten(3, 4) + q_from_begin @ torch.stack(states, dim=2)
         out = out.flatten(2, 3)[:, :, :length].transpose(1, 2)  # (B, T, H, V)
         return out.to(out_dtype), state
 
@@ -161,31 +173,45 @@ def _initial_state(q: torch.Tensor, v: torch.Tensor, initial_state: torch.Tensor
 
 
 def _split_into_chunks(x: torch.Tensor) -> torch.Tensor:
-    """(B, T, H, d) -> (B, H, N, C, d), padded with zeros at the end."""
+    """(B, T, H, d) -> (B, H, N, 2, C/2, d), padded with zeros at the end."""
     padding = -x.shape[1] % CHUNK_SIZE
     x = F.pad(x, (0, 0, 0, 0, 0, padding)).transpose(1, 2)
-    return x.unflatten(2, (-1, CHUNK_SIZE))
+    return x.unflatten(2, (-1, 2, HALF))
 
 
-def _chunk_masks(
-    resets: torch.Tensor | None, q: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | float, torch.Tensor | float, torch.Tensor | float]:
-    """Which frame may read which, given where the state is emptied.
+class _ChunkMasks(NamedTuple):
+    """Who reads whom within a chunk. `within` is boolean, the others are factors of 0 or 1.
 
-    Returns `causal` (frame t reads the earlier frame s), broadcastable to (B, H, N, C, C), and factors of 0 or 1,
-    broadcastable to (B, H, N, C, 1) and (B, H, N, 1, 1): whether a frame reads the state at the chunk's beginning,
-    whether it is still there at the chunk's end, and whether the state at the beginning is.
+    within: frame t reads the earlier frame s of its half, (..., 2, C/2, C/2).
+    across: frame t of the second half reads frame s of the first, (..., 1, C/2, C/2).
+    from_state: the frame reads the state at the chunk's beginning, (..., 2, C/2, 1).
+    to_state: the frame is still in the state at the chunk's end, (..., 2, C/2, 1).
+    carry: so is the state at its beginning, (..., 1, 1, 1).
     """
-    causal = torch.ones(CHUNK_SIZE, CHUNK_SIZE, dtype=torch.bool, device=q.device).tril(-1)
+
+    within: torch.Tensor
+    across: torch.Tensor | float
+    from_state: torch.Tensor | float
+    to_state: torch.Tensor | float
+    carry: torch.Tensor | float
+
+
+def _chunk_masks(resets: torch.Tensor | None, q: torch.Tensor) -> _ChunkMasks:
+    earlier = torch.ones(HALF, HALF, dtype=torch.bool, device=q.device).tril(-1)
     if resets is None:
-        return causal, 1.0, 1.0, 1.0
+        return _ChunkMasks(earlier, 1.0, 1.0, 1.0, 1.0)
     resets = F.pad(resets, (0, -resets.shape[1] % CHUNK_SIZE)).unflatten(1, (-1, CHUNK_SIZE))
-    segment = resets.cumsum(dim=-1)[:, None]  # (B, 1, N, C): utterances begun in the chunk so far
-    same_segment = segment[..., :, None] == segment[..., None, :]
-    last = segment[..., -1:]
-    from_state = (segment == 0)[..., None].to(q.dtype)
-    to_state = (segment == last)[..., None].to(q.dtype)
-    return causal & same_segment, from_state, to_state, (last == 0)[..., None].to(q.dtype)
+    segment = resets.cumsum(dim=-1)[:, None].unflatten(
+        -1, (2, HALF)
+    )  # utterances begun in the chunk, (B, 1, N, 2, C/2)
+    last = segment[..., 1:, -1:]
+    return _ChunkMasks(
+        within=earlier & (segment[..., :, None] == segment[..., None, :]),
+        across=(segment[..., 1:, :, None] == segment[..., :1, None, :]).to(q.dtype),
+        from_state=(segment == 0)[..., None].to(q.dtype),
+        to_state=(segment == last)[..., None].to(q.dtype),
+        carry=(last == 0)[..., None].to(q.dtype),
+    )
 
 
 def _full_precision(device_type: str) -> torch.autocast:

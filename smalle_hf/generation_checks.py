@@ -16,24 +16,28 @@ UNSUPPORTED_OPTIONS = {
     "stop_strings": "stop strings",
     "inputs_embeds": "text embeddings as input",
     "cache_implementation": "another cache: the state of Small-E has one form, `SmallECache`",
+    "min_length": "a length in columns: use `min_new_tokens`, which counts frames",
     "output_hidden_states": "hidden states of every step: call the model instead",
 }
 
 
-def check_generation_options(kwargs: dict[str, Any]) -> None:
+def check_generation_options(options: dict[str, Any]) -> None:
     """Refuses options of Transformers' `generate` that have no meaning here.
+
+    Args:
+        options (`dict`): Arguments of `generate` on top of those of its generation configuration.
 
     Raises:
         ValueError: One of them is set.
     """
     for name, meaning in UNSUPPORTED_OPTIONS.items():
-        if kwargs.get(name) not in (None, False):
+        value = options.get(name)
+        is_set = isinstance(value, torch.Tensor) or bool(value)
+        if is_set and not (name == "guidance_scale" and value == 1):
             raise ValueError(f"Small-E cannot generate with `{name}` ({meaning}): leave it out.")
-    if kwargs.get("max_length") is not None or kwargs.get("min_length") is not None:
-        raise ValueError("Small-E counts the frames it returns: use `max_new_tokens` and `min_new_tokens`.")
-    limit = kwargs.get("max_new_tokens")
-    if limit is not None and limit < 1:
-        raise ValueError(f"`max_new_tokens` must be at least 1, got {limit}.")
+    limit = options.get("max_new_tokens")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {limit}.")
 
 
 def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int:

@@ -90,7 +90,10 @@ class SmallEGenerationMixin(GenerationMixin):
             if kwargs.get("input_ids") is not None:
                 raise ValueError("Pass the text once: as `inputs` or as `input_ids`.")
             kwargs["input_ids"] = inputs
-        check_generation_options(kwargs)
+        if kwargs.get("max_length") is not None:
+            raise ValueError("Small-E counts the frames it returns: use `max_new_tokens` instead of `max_length`.")
+        options = self._options(generation_config, kwargs)
+        check_generation_options(options)
         num_rows = check_generation_inputs(self.config, kwargs)
         if input_values is not None:
             if audio_prompt_codes is not None:
@@ -100,10 +103,15 @@ class SmallEGenerationMixin(GenerationMixin):
             check_voice_prompt(self.config, audio_prompt_codes, audio_prompt_mask, num_rows, kwargs)
             kwargs |= self._voice_prompt_columns(audio_prompt_codes, audio_prompt_mask)
         kwargs.setdefault("return_dict_in_generate", True)
-        kwargs |= self._frame_limits(num_rows, generation_config, kwargs)
-        num_generated = num_rows * (kwargs.get("num_return_sequences") or 1)
+        kwargs |= self._frame_limits(num_rows, options)
+        num_generated = num_rows * (options.get("num_return_sequences") or 1)
         kwargs["generators"] = make_generators(generator, seed, num_generated, self.device)
         return super().generate(generation_config=generation_config, **kwargs)
+
+    def _options(self, generation_config: GenerationConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What applies to this call: the model's generation configuration, the caller's, the caller's arguments."""
+        sources = (self.generation_config.to_dict(), {} if generation_config is None else generation_config.to_dict())
+        return {name: value for source in (*sources, kwargs) for name, value in source.items() if value is not None}
 
     def _voice_prompt_columns(
         self, codes: torch.Tensor, mask: torch.Tensor | None
@@ -124,21 +132,17 @@ class SmallEGenerationMixin(GenerationMixin):
             "prompt_ids": prompt_ids.masked_fill(prompt_ids < offset, -1),
         }
 
-    def _frame_limits(
-        self, num_rows: int, generation_config: GenerationConfig | None, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _frame_limits(self, num_rows: int, options: dict[str, Any]) -> dict[str, Any]:
         """Frames that each row may return: the caller's limit, or one that follows from the row's text."""
-        for source in (kwargs.get("max_new_tokens"), generation_config, self.generation_config):
-            limit = getattr(source, "max_new_tokens", None) if isinstance(source, GenerationConfig) else source
-            if limit is not None:
-                return {"max_new_tokens": limit, "frame_limits": torch.full((num_rows,), limit, device=self.device)}
-        mask = kwargs.get("attention_mask")
+        limit = options.get("max_new_tokens")
+        if limit is not None:
+            return {"frame_limits": torch.full((num_rows,), limit, device=self.device)}
+        mask = options.get("attention_mask")
         if mask is None:
-            text = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["encoder_outputs"][0][..., 0]
+            text = options["input_ids"] if "input_ids" in options else options["encoder_outputs"][0][..., 0]
             mask = torch.ones_like(text)
         limits = (mask.sum(dim=-1) * self.config.max_frames_per_text_token).ceil().long().to(self.device)
-        limits = limits.clamp(max=(generation_config or self.generation_config).max_length)
-        return {"max_new_tokens": int(limits.max()), "frame_limits": limits, "is_default_limit": True}
+        return {"frame_limits": limits.clamp(max=options.get("max_length")), "is_default_limit": True}
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -358,6 +362,8 @@ class SmallEGenerationMixin(GenerationMixin):
         # What processors and criteria are shown: the last input column, then the emitted ones.
         seen = input_ids[:, -1:]
         needs_ids = bool(stopping_criteria) or not all(isinstance(p, _ID_FREE_WARPERS) for p in logits_processor)
+        if mask is None and cache is not None and rows.is_done.any():
+            mask = (~rows.is_done)[:, None].long()
         while self._has_unfinished_sequences(bool(rows.is_done.all()), synced_gpus, device=input_ids.device):
             inputs = self.prepare_inputs_for_generation(input_ids, decoder_attention_mask=mask, **model_kwargs)
             outputs = forward(**inputs, output_attentions=True, logits_to_keep=_last_columns(mask))
@@ -373,7 +379,9 @@ class SmallEGenerationMixin(GenerationMixin):
             rows.advance(ids)
             if needs_ids:
                 seen = torch.cat([seen, ids[:, None]], dim=1)
-                rows.is_done = rows.is_done | stopping_criteria(seen, scores)
+                # Not before a whole frame is there: what a generation leaves behind can then be continued.
+                if rows.num_columns > self.config.max_delay:
+                    rows.is_done = rows.is_done | stopping_criteria(seen, scores)
             frozen = rows.is_done.any()
             if cache is None:  # everything anew, frozen rows included: their columns are masked
                 mask = torch.ones_like(input_ids[..., 0]) if mask is None else mask

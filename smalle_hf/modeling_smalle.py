@@ -164,8 +164,11 @@ class SmallEModel(SmallEPreTrainedModel):
         """Runs columns of delayed audio ids over a text. Arguments as [`SmallEForSpeechGeneration.forward`]."""
         decoder_input_ids = require_decoder_input_ids(decoder_input_ids, self.config)
         cache = past_key_values
+        num_rows = decoder_input_ids.shape[0]
         if cache is None and use_cache:
-            cache = SmallECache(self.config, decoder_input_ids.shape[0], decoder_input_ids.device)
+            cache = SmallECache(self.config, num_rows, decoder_input_ids.device)
+        if cache is not None and cache.batch_size != num_rows:
+            raise ValueError(f"The cache holds {cache.batch_size} utterances, the inputs {num_rows}: select its rows.")
         if (segment_ids is None) != (decoder_segment_ids is None) or (segment_ids is not None and cache is not None):
             raise ValueError("Packed rows need `segment_ids` and `decoder_segment_ids`, and cannot be continued.")
         if encoder_outputs is None:
@@ -345,6 +348,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
             decoder_segment_ids=decoder_segment_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.compute_logits(outputs[0][:, kept])
@@ -403,6 +407,10 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
             ValueError: The checkpoint holds no codec, or the codes are of a wrong shape or out of range.
         """
         check_codes(codes, self.config)
+        if codes.ndim != 3:
+            raise ValueError(f"`codes` must have shape (batch, frames, codebooks), got {tuple(codes.shape)}.")
+        if lengths is not None and (len(lengths) != len(codes) or (lengths > codes.shape[1]).any()):
+            raise ValueError(f"`lengths` {lengths.tolist()} must be one per row, at most {codes.shape[1]} frames.")
         return decode_codes(self._require_codec(), codes, lengths, self.config.frame_length)
 
     def _require_codec(self) -> PreTrainedModel:
