@@ -53,7 +53,9 @@ $(TORCH):
 	@if [ "$$(uname -s)" != Linux ] || command -v nvidia-smi > /dev/null; then \
 		$(PIP) install 'torch>=2.6'; \
 	else \
-		$(PIP) install '$(TORCH_CPU)' 2> /dev/null || $(PIP) install --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'; \
+		$(PIP) install '$(TORCH_CPU)' 2> /dev/null || \
+		$(PIP) install --index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)' || \
+		{ echo "No CPU build of torch for this Python: set PYTHON, TORCH_CPU or TORCH_CPU_INDEX." >&2; exit 1; }; \
 	fi
 	@$(PY) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $@
 
