@@ -14,7 +14,7 @@
 | `licence` | string or null | licence of the recording |
 | `source` | string | name of the data set, for example `librilight` |
 | `subset` | string or null | subset or split inside the source, for example `medium` or `train-clean-100` |
-| `snr` | float32 or null | signal-to-noise ratio in dB, where the source measures it |
+| `snr` | float64 or null | signal-to-noise ratio in dB, where the source measures it |
 
 `datasets.Audio` is not used: its decoding needs a library of its own and it cannot read a part of a file.
 [`read_segment`] turns a row into samples and reads no more of the file than the row covers.
@@ -81,7 +81,7 @@ def speech_features() -> "datasets.Features":
             "licence": Value("string"),
             "source": Value("string"),
             "subset": Value("string"),
-            "snr": Value("float32"),
+            "snr": Value("float64"),
         }
     )
 

@@ -104,10 +104,9 @@ def load_speech(
         if isinstance(error.__cause__, SpeechSourceError):
             raise error.__cause__ from None
         raise
-    rows = builder.as_dataset("train")
-    if len(rows) == 0:
-        raise SpeechSourceError(f"no usable row in {source}: {report.summary()}")
-    return rows
+    if builder.info.splits["train"].num_examples == 0:
+        raise SpeechSourceError(f"no usable row in {source}: {report.counts or 'the options leave out every row'}")
+    return builder.as_dataset("train")
 
 
 def detect_format(source: Source) -> str:
