@@ -6,7 +6,7 @@ that no text takes more than linear time.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from num2words import num2words
@@ -96,7 +96,7 @@ def _lookup(pattern: str, table: dict[str, str]) -> Rule:
     return _rule(pattern, lambda match: table[str(match[match.lastindex or 0]).lower()])
 
 
-def _any_of(table: dict[str, str]) -> str:
+def _any_of(table: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(table, key=len, reverse=True)))
 
 

@@ -117,7 +117,30 @@ def test_long_number_is_read_digit_by_digit() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    "1|1,|1.|111,|1/|1:|1-|a|A|a.b.|a-|( |, |!,|$|'|@|www.|St. |March 5 |0 1 |é|\u0301|  |x@|-|III |~|I. ".split("|"),
+    [
+        *(
+            "1",
+            "1,",
+            "1.",
+            "111,",
+            "1/",
+            "1:",
+            "1-",
+            "0 1 ",
+            "a",
+            "A",
+            "a.b.",
+            "a-",
+            "( ",
+            ", ",
+            "!,",
+            "$",
+            "'",
+            "@",
+            "x@",
+        ),
+        *("www.", "St. ", "March 5 ", "é", "\u0301", "  ", "-", "III ", "~", "I. "),
+    ],
 )
 def test_long_text_takes_linear_time(unit: str) -> None:
     normalize_text("warm up")
