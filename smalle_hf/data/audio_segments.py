@@ -47,7 +47,7 @@ def read_header(audio: str | os.PathLike[str] | bytes, name: str | None = None) 
 
     Example:
         >>> from smalle_hf.data import read_header
-        >>> read_header("speech.flac").duration  # doctest: +SKIP
+        >>> read_header("LibriSpeech/test-clean/61/70968/61-70968-0000.flac").duration
         3.5
     """
     name = name or ("embedded audio" if isinstance(audio, bytes) else os.fspath(audio))
@@ -89,8 +89,8 @@ def read_segment(row: SpeechRow, sampling_rate: int | None = None) -> np.ndarray
 
     Example:
         >>> from smalle_hf.data import load_speech, read_segment
-        >>> row = next(iter(load_speech("librilight", streaming=True)))  # doctest: +SKIP
-        >>> waveform = read_segment(row, sampling_rate=24_000)  # doctest: +SKIP
+        >>> row = next(iter(load_speech("LJSpeech-1.1", streaming=True)))
+        >>> waveform = read_segment(row, sampling_rate=24_000)
     """
     audio = row["audio_bytes"] if row.get("audio_bytes") is not None else row["audio_path"]
     name = row["audio_path"] or f"embedded audio of {row['id']}"

@@ -41,7 +41,7 @@ def read_chapter(audio_path: str) -> Chapter:
 
     Example:
         >>> from smalle_hf.data.chapters import read_chapter
-        >>> read_chapter("medium/100/emma_64kb_mp3/emma_01_64kb.flac").snr  # doctest: +SKIP
+        >>> read_chapter("librilight/small/100/emma_64kb_mp3/emma_01_64kb.flac").snr
         14.2
     """
     path = Path(audio_path).with_suffix(".json")

@@ -21,7 +21,7 @@ def read_ljspeech(root: str, text_column: TextColumn = "normalized") -> Claims:
 
     Example:
         >>> from smalle_hf.data.corpora import read_ljspeech
-        >>> utterances = list(read_ljspeech("LJSpeech-1.1"))  # doctest: +SKIP
+        >>> utterances = list(read_ljspeech("LJSpeech-1.1"))
     """
     audio = _AudioIndex(root)
     yield from audio.errors
@@ -42,7 +42,7 @@ def read_vctk(root: str, text_column: TextColumn = "normalized") -> Claims:
 
     Example:
         >>> from smalle_hf.data.corpora import read_vctk
-        >>> utterances = list(read_vctk("VCTK-Corpus-0.92"))  # doctest: +SKIP
+        >>> utterances = list(read_vctk("VCTK-Corpus-0.92"))
     """
     if not os.path.isdir(os.path.join(root, "txt")):
         yield from read_ljspeech(root, text_column)
@@ -64,7 +64,7 @@ def read_librispeech(root: str, text_column: TextColumn = "normalized") -> Claim
 
     Example:
         >>> from smalle_hf.data.corpora import read_librispeech
-        >>> utterances = list(read_librispeech("LibriSpeech"))  # doctest: +SKIP
+        >>> utterances = list(read_librispeech("LibriSpeech"))
     """
     for folder in walk_tree(root):
         if isinstance(folder, BrokenInputError):
@@ -84,7 +84,7 @@ def read_libritts(root: str, text_column: TextColumn = "normalized") -> Claims:
 
     Example:
         >>> from smalle_hf.data.corpora import read_libritts
-        >>> utterances = list(read_libritts("LibriTTS"))  # doctest: +SKIP
+        >>> utterances = list(read_libritts("LibriTTS"))
     """
     suffix = f".{text_column}.txt"
     for folder in walk_tree(root):

@@ -41,7 +41,7 @@ def read_dataset(
 
     Example:
         >>> from smalle_hf.data.dataset_rows import read_dataset
-        >>> utterances = list(read_dataset(my_dataset, columns={"text": "sentence"}))  # doctest: +SKIP
+        >>> utterances = list(read_dataset(my_dataset, columns={"text": "sentence"}))
     """
     names = find_columns(_column_names(dataset), columns, require_text)
     rows = _without_decoding(dataset, names["audio"]).select_columns(sorted(set(names.values())))

@@ -50,40 +50,64 @@ class FolderBuilder(SpeechBuilder):
         return type(self).read(os.path.abspath(self.config.data_dir or ""), self.config.text_column)
 
 
+@dataclass
+class LJSpeechConfig(FolderConfig):
+    """Configuration of [`LJSpeechBuilder`]: that of [`FolderConfig`]; `speaker` defaults to the root folder's name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.speaker is None and self.data_dir is not None:
+            self.speaker = os.path.basename(os.path.abspath(self.data_dir))
+
+
 class LJSpeechBuilder(FolderBuilder):
-    """LJSpeech style folders, see [`smalle_hf.data.corpora.read_ljspeech`]. Without folders per speaker, the speaker
-    is called like the root folder.
+    """LJSpeech style folders, see [`smalle_hf.data.corpora.read_ljspeech`].
 
     Example:
         >>> from smalle_hf.data import LJSpeechBuilder
-        >>> rows = LJSpeechBuilder(data_dir="LJSpeech-1.1").as_streaming_dataset("train")  # doctest: +SKIP
+        >>> rows = LJSpeechBuilder(data_dir="LJSpeech-1.1").as_streaming_dataset("train")
+        >>> text = next(iter(rows))["text"]
     """
 
+    BUILDER_CONFIG_CLASS = LJSpeechConfig
     SOURCE = "ljspeech"
     read = staticmethod(corpora.read_ljspeech)
 
-    def utterances(self, takes: Takes) -> Iterable[Utterance | BrokenInputError]:
-        """Yields the utterances of the folder."""
-        self.config.speaker = self.config.speaker or os.path.basename(os.path.abspath(self.config.data_dir or ""))
-        return super().utterances(takes)
-
 
 class LibriSpeechBuilder(FolderBuilder):
-    """LibriSpeech style folders, see [`smalle_hf.data.corpora.read_librispeech`]."""
+    """LibriSpeech style folders, see [`smalle_hf.data.corpora.read_librispeech`].
+
+    Example:
+        >>> from smalle_hf.data import LibriSpeechBuilder
+        >>> rows = LibriSpeechBuilder(data_dir="LibriSpeech").as_streaming_dataset("train")
+        >>> text = next(iter(rows))["text"]
+    """
 
     SOURCE = "librispeech"
     read = staticmethod(corpora.read_librispeech)
 
 
 class LibriTTSBuilder(FolderBuilder):
-    """LibriTTS style folders, see [`smalle_hf.data.corpora.read_libritts`]."""
+    """LibriTTS style folders, see [`smalle_hf.data.corpora.read_libritts`].
+
+    Example:
+        >>> from smalle_hf.data import LibriTTSBuilder
+        >>> rows = LibriTTSBuilder(data_dir="LibriTTS").as_streaming_dataset("train")
+        >>> text = next(iter(rows))["text"]
+    """
 
     SOURCE = "libritts"
     read = staticmethod(corpora.read_libritts)
 
 
 class VCTKBuilder(FolderBuilder):
-    """VCTK style folders, see [`smalle_hf.data.corpora.read_vctk`]."""
+    """VCTK style folders, see [`smalle_hf.data.corpora.read_vctk`].
+
+    Example:
+        >>> from smalle_hf.data import VCTKBuilder
+        >>> rows = VCTKBuilder(data_dir="VCTK-Corpus-0.92").as_streaming_dataset("train")
+        >>> text = next(iter(rows))["text"]
+    """
 
     SOURCE = "vctk"
     read = staticmethod(corpora.read_vctk)
@@ -108,8 +132,8 @@ class ManifestBuilder(SpeechBuilder):
 
     Example:
         >>> from smalle_hf.data import ManifestBuilder
-        >>> builder = ManifestBuilder(manifest="corpus.tsv", columns={"text": "sentence"})  # doctest: +SKIP
-        >>> rows = builder.as_streaming_dataset("train")  # doctest: +SKIP
+        >>> builder = ManifestBuilder(manifest="corpus/manifest.tsv", columns={"text": "sentence"})
+        >>> text = next(iter(builder.as_streaming_dataset("train")))["text"]
     """
 
     BUILDER_CONFIG_CLASS = ManifestConfig
@@ -152,8 +176,8 @@ class DatasetRowsBuilder(SpeechBuilder):
 
     Example:
         >>> from smalle_hf.data import DatasetRowsBuilder
-        >>> builder = DatasetRowsBuilder(dataset=my_dataset, columns={"text": "sentence"})  # doctest: +SKIP
-        >>> rows = builder.as_streaming_dataset("train")  # doctest: +SKIP
+        >>> builder = DatasetRowsBuilder(dataset=my_dataset, columns={"text": "sentence"})
+        >>> text = next(iter(builder.as_streaming_dataset("train")))["text"]
     """
 
     BUILDER_CONFIG_CLASS = DatasetRowsConfig

@@ -58,8 +58,9 @@ def read_cuts(path: str | os.PathLike[str], text_column: str = "book") -> Iterat
 
     Example:
         >>> from smalle_hf.data.libriheavy import read_cuts
-        >>> for cut in read_cuts("libriheavy_cuts_small.jsonl.gz"):  # doctest: +SKIP
-        ...     print(cut.id, cut.duration, cut.text)
+        >>> for cut in read_cuts("libriheavy_cuts_small.jsonl.gz"):
+        ...     print(cut.speaker, cut.duration, cut.text)
+        100 2.0 Emma Woodhouse, handsome.
     """
     for number, line in read_lines(path):
         place = f"{os.fspath(path)}:{number}"

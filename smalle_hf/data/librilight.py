@@ -60,8 +60,8 @@ class LibrilightBuilder(SpeechBuilder):
 
     Example:
         >>> from smalle_hf.data import LibrilightBuilder
-        >>> builder = LibrilightBuilder(data_dir="librilight", manifest="cuts_small.jsonl.gz")  # doctest: +SKIP
-        >>> builder.download_and_prepare(num_proc=8); rows = builder.as_dataset("train")  # doctest: +SKIP
+        >>> builder = LibrilightBuilder(data_dir="librilight", manifest="libriheavy_cuts_small.jsonl.gz")
+        >>> rows = list(builder.as_streaming_dataset("train"))
     """
 
     BUILDER_CONFIG_CLASS = LibrilightConfig

@@ -36,7 +36,7 @@ def read_manifest(
 
     Example:
         >>> from smalle_hf.data.manifests import read_manifest
-        >>> utterances = list(read_manifest("corpus/manifest.tsv"))  # doctest: +SKIP
+        >>> utterances = list(read_manifest("corpus/manifest.tsv"))
     """
     root = root or os.path.dirname(os.path.abspath(path))
     roles = lru_cache(maxsize=64)(lambda names: find_columns(names, columns, require_text))

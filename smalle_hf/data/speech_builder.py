@@ -12,9 +12,10 @@ import datasets
 
 from .schema import SpeechRow, speech_features
 from .utterances import RowChecker, SpeechOptions, Utterance, checked_rows
-from .validation import BrokenInputError, BrokenInputReport
+from .validation import BrokenInputError, BrokenInputReport, SpeechSourceError
 
 REPORT_NAME = "broken_input.json"
+ERROR_NAME = "error.txt"
 Takes = Callable[[str], bool]
 
 
@@ -74,9 +75,15 @@ class SpeechBuilder(datasets.GeneratorBasedBuilder):
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Lists the source, see `datasets.DatasetBuilder.download_and_prepare`, and completes `report`."""
-        super().download_and_prepare(*args, **kwargs)
+        # A repeated listing may find other rows than the last one: that is what it is for.
+        super().download_and_prepare(*args, **{"verification_mode": "no_checks", **kwargs})
         content = self._fs.cat_file(posixpath.join(self._output_dir, REPORT_NAME))
-        self.report.section("listing").update(BrokenInputReport.from_json(content.decode("utf-8")))
+        self.report.section(self._listing).update(BrokenInputReport.from_json(content.decode("utf-8")))
+
+    @property
+    def _listing(self) -> str:
+        """Name of the section of the report; one report may serve several sources."""
+        return f"listing of {self.SOURCE} {self.config_id}"
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=speech_features())
@@ -95,13 +102,19 @@ class SpeechBuilder(datasets.GeneratorBasedBuilder):
         def takes(group: str) -> bool:
             return zlib.crc32(group.encode("utf-8", "backslashreplace")) % num_parts in parts
 
-        label = f"listing {parts[0]} of {num_parts}"
-        report = self.report.section(label) if self._report_folder is None else BrokenInputReport()
+        part = f"part {parts[0]} of {num_parts}"
+        folder = self._report_folder
+        report = self.report.section(f"{self._listing}, {part}") if folder is None else BrokenInputReport()
         utterances = (utterance for utterance in self.utterances(takes) if takes(_group(utterance)))
-        for row in checked_rows(utterances, RowChecker(self.config, self.SOURCE), report):
-            yield row["id"], row
-        if self._report_folder is not None:
-            report.write(Path(self._report_folder, f"{label}.json"))
+        try:
+            for row in checked_rows(utterances, RowChecker(self.config, self.SOURCE), report):
+                yield row["id"], row
+        except SpeechSourceError as error:
+            if folder is not None:
+                Path(folder, ERROR_NAME).write_text(str(error), encoding="utf-8")
+            raise
+        if folder is not None:
+            report.write(Path(folder, f"{part}.json"))
 
     def _prepare_split(self, split_generator: datasets.SplitGenerator, **kwargs: Any) -> None:
         # The listing may run in other processes, which have this builder's attributes as they are now.
@@ -109,6 +122,12 @@ class SpeechBuilder(datasets.GeneratorBasedBuilder):
             self._report_folder = folder
             try:
                 super()._prepare_split(split_generator, **kwargs)
+            except datasets.exceptions.DatasetGenerationError:
+                # Its cause is lost between processes.
+                error = Path(folder, ERROR_NAME)
+                if error.exists():
+                    raise SpeechSourceError(error.read_text(encoding="utf-8")) from None
+                raise
             finally:
                 self._report_folder = None
             report = BrokenInputReport()

@@ -16,8 +16,9 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
     Example:
         >>> from smalle_hf.data.text_files import read_lines
-        >>> for number, line in read_lines("metadata.csv"):  # doctest: +SKIP
-        ...     print(number, line.decode())
+        >>> for number, line in read_lines("LJSpeech-1.1/metadata.csv"):
+        ...     print(number, line.decode().strip())
+        1 LJ001-0001|In 1465.|In fourteen sixty-five.
     """
     opener = gzip.open if os.fspath(path).endswith(".gz") else open
     try:

@@ -311,13 +311,14 @@ def test_chapter_metadata_may_be_absent_unless_it_is_asked_for(tree, tmp_path):
     assert load(root, manifest, tmp_path, min_snr=0.0)[1].counts == {"bad_metadata": 2}
 
 
-def test_damaged_manifest_stops_the_run_with_one_line(tree, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"num_proc": 2}, {"streaming": True}])
+def test_damaged_manifest_stops_the_run_with_one_line(tree, tmp_path, options):
     root, manifest = tree
     damaged = tmp_path / "damaged.jsonl.gz"
     damaged.write_bytes(gzip.compress(manifest.read_bytes())[:-20])
 
     with pytest.raises(SpeechSourceError, match=r"cannot read .*damaged\.jsonl\.gz to its end"):
-        load(root, damaged, tmp_path)
+        load(root, damaged, tmp_path, **options)
 
 
 def test_nothing_usable_is_an_error_that_says_why(tree, tmp_path):

@@ -297,6 +297,25 @@ def test_broken_manifest(tmp_path, load, records):
     assert report.num_rows == 1 + report.num_broken
 
 
+def test_listing_of_a_manifest_is_repeated_on_request(tmp_path, load, records):
+    manifest = write_json_lines(tmp_path / "a.jsonl", records)
+    (tmp_path / "audio" / "1.wav").rename(tmp_path / "audio" / "moved.wav")
+    assert len(load(manifest)[0]) == 1
+
+    (tmp_path / "audio" / "moved.wav").rename(tmp_path / "audio" / "1.wav")
+
+    assert len(load(manifest, refresh=True)[0]) == 2
+
+
+def test_one_report_serves_several_sources(tmp_path, records):
+    report = BrokenInputReport()
+    for name in ("a", "b"):
+        manifest = write_json_lines(tmp_path / f"{name}.jsonl", [*records, records[0]])
+        load_speech(manifest, report=report, cache_dir=str(tmp_path / "cache"))
+
+    assert (report.num_rows, report.num_broken) == (6, 2)
+
+
 def test_line_of_a_table_with_too_few_fields(tmp_path, load, records):
     table = write_table(tmp_path / "table.csv", records)
     with open(table, "a") as file:
