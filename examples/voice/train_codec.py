@@ -327,7 +327,9 @@ def train(options: Options) -> None:
 
 
 def main() -> int:
-    parser = HfArgumentParser([cast(Any, Options)], description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = HfArgumentParser(
+        [cast(Any, Options)], description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     (options,) = parser.parse_args_into_dataclasses()
     try:
         train(options)
