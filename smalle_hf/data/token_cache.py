@@ -169,9 +169,22 @@ def read_codec(path: str | os.PathLike[str]) -> CodecInfo:
     Raises:
         TokenCacheError: The file is no shard of a token cache.
     """
+    return _read_metadata(path)[0]
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[bytes, bytes]:
+    """Reads the notes that a shard was written with; see [`write_shard`].
+
+    Raises:
+        TokenCacheError: The file is no shard of a token cache.
+    """
+    return _read_metadata(path)[1]
+
+
+def _read_metadata(path: str | os.PathLike[str]) -> tuple[CodecInfo, dict[bytes, bytes]]:
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return CodecInfo(**json.loads(metadata[METADATA_KEY]))
+        metadata = dict(pq.read_schema(path).metadata or {})
+        return CodecInfo(**json.loads(metadata.pop(METADATA_KEY))), metadata
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise TokenCacheError(f"{path} is damaged or no shard of a token cache: {_one_line(error)}") from error
 
@@ -287,6 +300,7 @@ __all__ = [
     "TokenCache",
     "TokenCacheError",
     "read_codec",
+    "read_notes",
     "shard_name",
     "shard_paths",
     "verify_token_cache",
