@@ -314,8 +314,8 @@ def _find_repeats(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens `(B, S)` that are visited again, and how often the path returns `(B,)`.
 
-    All frames with the same furthest token form one episode. An episode in which the path falls back by `min_run` tokens
-    is a return; what it visits from its first step back on, the furthest token included, is repeated.
+    All frames with the same furthest token form one episode. An episode in which the path falls back by `min_run`
+    tokens is a return; what it visits from its first step back on, the furthest token included, is repeated.
     """
     furthest = path.cummax(dim=1).values
     behind = (furthest - path) * frame_mask
