@@ -20,7 +20,7 @@ def message_of(error: BaseException) -> str:
 
 
 def test_defaults_are_the_papers_model() -> None:
-    """Section 3.2 of the paper: width 512, 6 + 6 blocks, 2 heads, text encoder of 9 layers and 8 heads, P = 64, Q = 4."""
+    """Section 3.2 of the paper: width 512, 6 + 6 blocks, 2 heads, text encoder of 9 layers, P = 64, Q = 4."""
     config = SmallEConfig()
     assert (config.hidden_size, config.num_audio_encoder_layers, config.num_audio_decoder_layers) == (512, 6, 6)
     assert (config.num_attention_heads, config.position_size, config.num_codebooks) == (2, 64, 4)
