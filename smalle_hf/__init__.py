@@ -3,22 +3,30 @@
 Importing the package registers its classes with Transformers' Auto classes.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForTextToWaveform
+from transformers import AutoConfig, AutoModel, AutoModelForTextToWaveform, AutoProcessor
 
 from .cache_smalle import SmallECache
+from .configuration_small_codec import SmallCodecConfig
 from .configuration_smalle import SmallEConfig
 from .delay_pattern import apply_delay, revert_delay
+from .modeling_small_codec import SmallCodecModel
 from .modeling_smalle import SmallEForSpeechGeneration, SmallEModel
 from .outputs_smalle import SmallEGenerateOutput, SmallEModelOutput, SmallEOutput
+from .processing_smalle import SmallEProcessor
 
 __version__ = "0.1.0"
 
+AutoConfig.register("small_codec", SmallCodecConfig)
+AutoModel.register(SmallCodecConfig, SmallCodecModel)
 AutoConfig.register("small_e", SmallEConfig)
 # `AutoModel` gives the model that speaks: the bare one has no use of its own.
 AutoModel.register(SmallEConfig, SmallEForSpeechGeneration)
 AutoModelForTextToWaveform.register(SmallEConfig, SmallEForSpeechGeneration)
+AutoProcessor.register(SmallEConfig, SmallEProcessor)
 
 __all__ = [
+    "SmallCodecConfig",
+    "SmallCodecModel",
     "SmallECache",
     "SmallEConfig",
     "SmallEForSpeechGeneration",
@@ -26,6 +34,7 @@ __all__ = [
     "SmallEModel",
     "SmallEModelOutput",
     "SmallEOutput",
+    "SmallEProcessor",
     "apply_delay",
     "revert_delay",
 ]

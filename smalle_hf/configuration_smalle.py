@@ -55,7 +55,8 @@ class SmallEConfig(PreTrainedConfig):
             the checkpoint (EnCodec, or any with `encode`, `decode` and `audio_codes`). `None`: codes in, codes out.
 
     Raises:
-        ValueError: A value is of the wrong type, unknown, or inconsistent with another one.
+        huggingface_hub.errors.StrictDataclassError: A value is of the wrong type, or inconsistent with another one.
+        ValueError: A name is misspelt, or follows from other values.
 
     Example:
 
@@ -94,7 +95,7 @@ class SmallEConfig(PreTrainedConfig):
     num_codebooks: int = positive_int_field(default=4)
     codebook_size: int = positive_int_field(default=1024)
     codebook_offset: int = positive_int_field(default=3)
-    delays: list[int] | None = None
+    delays: list[int] = None  # type: ignore[assignment]  # filled in `__post_init__`, like the other two below
     audio_pad_token_id: int = 0
     audio_bos_token_id: int = 1
     audio_eos_token_id: int = 2
@@ -104,8 +105,8 @@ class SmallEConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = None
     max_text_length: int = positive_int_field(default=2000)
     max_frames_per_text_token: int | float = interval(min=0.0)(default=25.0)
-    sampling_rate: int | None = None
-    frame_rate: int | float | None = None
+    sampling_rate: int = None  # type: ignore[assignment]
+    frame_rate: int | float = None  # type: ignore[assignment]
     use_cache: bool = True
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = False
@@ -185,13 +186,12 @@ class SmallEConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` ({value}) must be below `codebook_offset` ({self.codebook_offset}).")
         if len(set(special.values())) != len(special):
             raise ValueError(f"The audio pad, bos and eos ids must differ, got {special}.")
-        if self.delays is not None:
-            if len(self.delays) != self.num_codebooks:
-                raise ValueError(f"`delays` {self.delays} needs one entry per codebook ({self.num_codebooks}).")
-            if min(self.delays) != 0 or any(delay < 0 for delay in self.delays):
-                raise ValueError(f"`delays` {self.delays} must be non-negative and contain a 0.")
+        if len(self.delays) != self.num_codebooks:
+            raise ValueError(f"`delays` {self.delays} needs one entry per codebook ({self.num_codebooks}).")
+        if min(self.delays) != 0:
+            raise ValueError(f"`delays` {self.delays} must be non-negative and contain a 0.")
         codec_rate = getattr(self.codec_config, "sampling_rate", None)
-        if codec_rate is not None and self.sampling_rate not in (None, codec_rate):
+        if codec_rate is not None and self.sampling_rate != codec_rate:
             raise ValueError(f"`sampling_rate` ({self.sampling_rate}) differs from the codec's ({codec_rate}).")
 
     def _require_heads(self, size_name: str, size: int, heads_name: str, heads: int) -> None:
@@ -209,19 +209,14 @@ class SmallEConfig(PreTrainedConfig):
         return self.num_audio_encoder_layers + self.num_audio_decoder_layers
 
     @property
-    def codebook_delays(self) -> list[int]:
-        """Columns by which each codebook lags: `delays`, which is never `None` once the configuration is built."""
-        return self.delays or []
-
-    @property
     def max_delay(self) -> int:
         """Columns by which the last codebook lags behind the first."""
-        return max(self.codebook_delays)
+        return max(self.delays)
 
     @property
     def frame_length(self) -> int:
         """Samples per code frame."""
-        return round((self.sampling_rate or 0) / (self.frame_rate or 1.0))
+        return round(self.sampling_rate / self.frame_rate)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "SmallEConfig":

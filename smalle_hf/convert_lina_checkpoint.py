@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModel
 
@@ -244,8 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         model = convert_checkpoint(options.weights, options.output, options.config, options.codec)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     parameters = sum(math.prod(p.shape) for p in model.parameters())
     print(f"{options.output}: {parameters / 1e6:.1f}M parameters", file=sys.stderr)

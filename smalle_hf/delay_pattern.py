@@ -31,10 +31,11 @@ def apply_delay(codes: torch.Tensor, config: SmallEConfig) -> torch.Tensor:
         ValueError: The last dimension is not `num_codebooks`, or a code is out of range.
     """
     check_codes(codes, config)
+    codes = codes.long()  # codes are often stored in a byte or two, where ids would overflow
     num_frames = codes.shape[-2]
     num_columns = num_frames + config.max_delay + 2
     ids = codes.new_full((*codes.shape[:-2], num_columns, config.num_codebooks), config.audio_eos_token_id)
-    for codebook, delay in enumerate(config.codebook_delays):
+    for codebook, delay in enumerate(config.delays):
         ids[..., : delay + 1, codebook] = config.audio_bos_token_id
         ids[..., delay + 1 : delay + 1 + num_frames, codebook] = codes[..., codebook] + config.codebook_offset
     return ids
@@ -53,9 +54,7 @@ def revert_delay(ids: torch.Tensor, config: SmallEConfig) -> torch.Tensor:
         codebooks are present.
     """
     num_frames = max(ids.shape[-2] - 1 - config.max_delay, 0)
-    rows = [
-        ids[..., delay + 1 : delay + 1 + num_frames, codebook] for codebook, delay in enumerate(config.codebook_delays)
-    ]
+    rows = [ids[..., delay + 1 : delay + 1 + num_frames, codebook] for codebook, delay in enumerate(config.delays)]
     return torch.stack(rows, dim=-1)
 
 
@@ -91,7 +90,7 @@ def check_codes(codes: torch.Tensor, config: SmallEConfig, name: str = "codes") 
             f"`{name}` must have shape (..., frames, {config.num_codebooks}), got {tuple(codes.shape)}: transpose "
             f"it, or keep the first {config.num_codebooks} codebooks."
         )
-    if codes.numel() and (codes.min() < 0 or codes.max() >= config.codebook_size):
+    if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= config.codebook_size):
         raise ValueError(
             f"`{name}` must lie in 0..{config.codebook_size - 1}, got {int(codes.min())}..{int(codes.max())}."
         )

@@ -14,6 +14,7 @@ class DelayedRows:
         config ([`SmallEConfig`]): Delays and ids.
         next_column (`torch.LongTensor` of shape `(B,)`): Index of the column that is emitted next.
         history (`torch.LongTensor` of shape `(B, max_delay + 1, Q)`): The columns before it.
+        alignments (`torch.Tensor` of shape `(B, max_delay, S)`): Alignments of the frames that begin in these.
         first_frame (`torch.LongTensor` of shape `(B,)`): First frame that this generation returns.
         limits (`torch.LongTensor` of shape `(B,)`): Frames that each row may return.
         prompt_ids (`torch.LongTensor` of shape `(B, max_delay, Q)`, *optional*): Ids of the voice prompt's last
@@ -27,6 +28,7 @@ class DelayedRows:
         config: SmallEConfig,
         next_column: torch.Tensor,
         history: torch.Tensor,
+        alignments: torch.Tensor,
         first_frame: torch.Tensor,
         limits: torch.Tensor,
         prompt_ids: torch.Tensor | None,
@@ -34,11 +36,11 @@ class DelayedRows:
         is_finished: torch.Tensor,
     ) -> None:
         self.config = config
-        self.next_column, self.history = next_column, history
+        self.next_column, self.history, self.alignments = next_column, history, alignments
         self.first_frame, self.limits = first_frame, limits
         self.prompt_ids, self.enforce_pattern = prompt_ids, enforce_pattern
-        self.delays = torch.tensor(config.codebook_delays, device=history.device)
-        self.leader = config.codebook_delays.index(0)  # the codebook that ends the utterance
+        self.delays = torch.tensor(config.delays, device=history.device)
+        self.leader = config.delays.index(0)  # the codebook that ends the utterance
         self.is_finished = is_finished.clone()
         self.is_done = self.is_finished | (limits <= 0)
         self.num_columns = 0
@@ -77,8 +79,8 @@ class DelayedRows:
             ids = torch.where(frame >= self.end_frame[:, None], self.config.audio_eos_token_id, ids)
         return ids
 
-    def advance(self, ids: torch.Tensor) -> None:
-        """Takes note of an emitted column, `(B, Q)`, and of the rows that end with it."""
+    def advance(self, ids: torch.Tensor, alignment: torch.Tensor) -> None:
+        """Takes note of an emitted column, ids `(B, Q)` and alignment `(B, S)`, and of the rows that end with it."""
         stopped = ids == self.config.audio_eos_token_id
         self.end_frame = torch.where(
             stopped[:, self.leader], torch.minimum(self.end_frame, self.next_column - 1), self.end_frame
@@ -86,6 +88,8 @@ class DelayedRows:
         running = ~self.is_done
         history = torch.cat([self.history[:, 1:], ids[:, None]], dim=1)
         self.history = torch.where(running[:, None, None], history, self.history)
+        alignments = torch.cat([self.alignments, alignment[:, None]], dim=1)[:, 1:]
+        self.alignments = torch.where(running[:, None, None], alignments, self.alignments)
         ended = self.next_column >= self.end_frame + self.config.max_delay if self.enforce_pattern else stopped.all(-1)
         met_limit = self.next_column >= self.first_frame + self.limits + self.config.max_delay
         self.next_column = self.next_column + running

@@ -5,7 +5,7 @@ frame index, limit and end; a row that is done is frozen, so its state is the on
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
@@ -251,52 +251,46 @@ class SmallEGenerationMixin(GenerationMixin):
         frame_limits: torch.Tensor,
         **model_kwargs: Any,
     ) -> SmallEGenerateOutput | torch.Tensor | None:
-        """Collects the columns of [`columns`] and turns them into codes and sound."""
+        """Collects the columns of `_columns` and turns them into codes and sound."""
         cache: SmallECache | None = model_kwargs.get("past_key_values")
         rows = self._start_rows(input_ids, model_kwargs, frame_limits, prompt_ids, generation_config)
-        history = rows.history
         is_continued = cache is not None and cache.last_ids is not None
-        alignment_tail = cache.last_alignments if cache is not None else None
-        num_text_tokens = model_kwargs["encoder_outputs"][0].shape[1]
-        shape = (len(history), self.config.max_delay, num_text_tokens)
-        alignment_tail = _fit_alignments(alignment_tail, shape, history.device)
-        columns, alignments, scores, logits = [], [alignment_tail] if is_continued else [], [], []
+        # What the first frames need from before: their leading codebooks and alignments, if this is a continuation.
+        ids = [rows.history if is_continued else rows.history[:, -1:]]
+        alignments = [rows.alignments] if is_continued else []
+        num_before, scores, logits = ids[0].shape[1], [], []
         for column in self._columns(
             input_ids, rows, logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs
         ):
-            columns.append(column.ids)
-            new_tail = torch.cat([alignment_tail, column.alignment[:, None]], dim=1)[:, 1:]
-            alignment_tail = torch.where(column.running[:, None, None], new_tail, alignment_tail)
+            ids.append(column.ids[:, None])
             if generation_config.return_alignments:
                 alignments.append(column.alignment[:, None])
             if generation_config.output_scores:
                 scores.append(column.scores)
             if generation_config.output_logits:
                 logits.append(column.logits)
-
         if cache is not None:
-            cache.last_ids, cache.last_alignments, cache.is_finished = rows.history, alignment_tail, rows.is_finished
+            cache.last_ids, cache.last_alignments, cache.is_finished = rows.history, rows.alignments, rows.is_finished
+
         lengths = rows.lengths()
         self._report_limit(rows, lengths, generation_config)
-        emitted = torch.stack(columns, dim=1) if columns else history[:, :0]
-        codes = revert_delay(torch.cat([history if is_continued else history[:, -1:], emitted], dim=1), self.config)
-        num_frames = int(lengths.max())
-        is_frame = torch.arange(num_frames, device=lengths.device) < lengths[:, None]
-        codes = ids_to_codes(codes[:, :num_frames], self.config) * is_frame[..., None]
+        is_frame = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        delayed_ids = torch.cat(ids, dim=1)
+        codes = ids_to_codes(revert_delay(delayed_ids, self.config)[:, : is_frame.shape[1]], self.config)
         output = SmallEGenerateOutput(
-            sequences=codes,
+            sequences=codes * is_frame[..., None],
             sequence_lengths=lengths,
             is_finished=rows.is_finished,
-            delayed_ids=emitted,
+            delayed_ids=delayed_ids[:, num_before:],
             scores=tuple(scores) if generation_config.output_scores else None,
             logits=tuple(logits) if generation_config.output_logits else None,
             past_key_values=cache,
         )
         if generation_config.return_alignments:
-            aligned = torch.cat(alignments, dim=1)[:, :num_frames] if alignments else alignment_tail[:, :0]
+            aligned = torch.cat(alignments or [rows.alignments], dim=1)[:, : is_frame.shape[1]]
             output.alignments = aligned * is_frame[..., None]
         if generation_config.output_audio:
-            output.audio = self.decode_audio(codes, lengths)
+            output.audio = self.decode_audio(output.sequences, lengths)
             output.audio_lengths = lengths * self.config.frame_length
         if generation_config.return_dict_in_generate:
             return output
@@ -316,8 +310,11 @@ class SmallEGenerationMixin(GenerationMixin):
         num_rows, num_columns = input_ids.shape[:2]
         lengths = torch.full((num_rows,), num_columns, device=input_ids.device) if mask is None else mask.sum(dim=-1)
         is_finished = torch.zeros(num_rows, dtype=torch.bool, device=input_ids.device)
+        num_text_tokens = model_kwargs["encoder_outputs"][0].shape[1]
+        alignments = torch.zeros(num_rows, self.config.max_delay, num_text_tokens, device=input_ids.device)
         if cache is not None and cache.last_ids is not None:
             history, is_finished = cache.last_ids, cache.is_finished
+            alignments = _fit_alignments(cast(torch.Tensor, cache.last_alignments), num_text_tokens)
             next_column = cache.frame_index + lengths
             first_frame = next_column - 1 - self.config.max_delay
         else:
@@ -333,6 +330,7 @@ class SmallEGenerationMixin(GenerationMixin):
             self.config,
             next_column,
             history,
+            alignments,
             first_frame,
             frame_limits,
             prompt_ids,
@@ -376,7 +374,7 @@ class SmallEGenerationMixin(GenerationMixin):
             running = ~rows.is_done
             if running.any():
                 yield SmallEColumn(ids, alignment, scores, raw, running)
-            rows.advance(ids)
+            rows.advance(ids, alignment)
             if needs_ids:
                 seen = torch.cat([seen, ids[:, None]], dim=1)
                 # Not before a whole frame is there: what a generation leaves behind can then be continued.
@@ -422,15 +420,9 @@ def _alignment(attentions: torch.Tensor, config: Any) -> torch.Tensor:
     return attentions[:, 1] if config.cross_attention == "paca" else attentions.mean(dim=1)
 
 
-def _fit_alignments(
-    alignments: torch.Tensor | None, shape: tuple[int, int, int], device: torch.device
-) -> torch.Tensor:
+def _fit_alignments(alignments: torch.Tensor, num_text_tokens: int) -> torch.Tensor:
     """Alignments to as many text tokens as there are now, zeros where there were none."""
-    fitted = torch.zeros(shape, device=device)
-    if alignments is not None:
-        kept = min(shape[2], alignments.shape[2])
-        fitted[..., :kept] = alignments[..., :kept]
-    return fitted
+    return torch.nn.functional.pad(alignments, (0, num_text_tokens - alignments.shape[-1]))
 
 
 __all__ = ["SmallEGenerationMixin"]

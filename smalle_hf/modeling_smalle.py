@@ -162,6 +162,9 @@ class SmallEModel(SmallEPreTrainedModel):
         **kwargs: Any,
     ) -> SmallEModelOutput:
         """Runs columns of delayed audio ids over a text. Arguments as [`SmallEForSpeechGeneration.forward`]."""
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         decoder_input_ids = require_decoder_input_ids(decoder_input_ids, self.config)
         cache = past_key_values
         num_rows = decoder_input_ids.shape[0]
@@ -172,7 +175,7 @@ class SmallEModel(SmallEPreTrainedModel):
         if (segment_ids is None) != (decoder_segment_ids is None) or (segment_ids is not None and cache is not None):
             raise ValueError("Packed rows need `segment_ids` and `decoder_segment_ids`, and cannot be continued.")
         if encoder_outputs is None:
-            encoder_outputs = self.text_encoder(input_ids, attention_mask, segment_ids)
+            encoder_outputs = self.text_encoder(input_ids, attention_mask, segment_ids, output_hidden_states)
             if cache is not None:
                 cache.text = None
         encoded = encoder_outputs[0]
@@ -205,6 +208,7 @@ class SmallEModel(SmallEPreTrainedModel):
             cross_attentions=attentions if output_attentions else None,
             decoder_hidden_states=all_hidden_states if output_hidden_states else None,
             encoder_last_hidden_state=encoded,
+            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None) if output_hidden_states else None,
         )
 
     def _embed(self, decoder_input_ids: torch.Tensor) -> torch.Tensor:
@@ -319,7 +323,8 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
             decoder_segment_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): The same for columns; the recurrent
                 state begins anew as well.
             output_attentions (`bool`, *optional*): Whether to return `cross_attentions`.
-            output_hidden_states (`bool`, *optional*): Whether to return `decoder_hidden_states`.
+            output_hidden_states (`bool`, *optional*): Whether to return `decoder_hidden_states` and
+                `encoder_hidden_states`.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0): Score only the last columns, or those of the given
                 indices; 0 scores all.
             num_items_in_batch (`int`, *optional*): Divisor of the summed loss, for gradient accumulation.
@@ -363,6 +368,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
             cross_attentions=outputs.cross_attentions,
             decoder_hidden_states=outputs.decoder_hidden_states,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
         )
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:

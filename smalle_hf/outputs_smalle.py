@@ -20,6 +20,8 @@ class SmallEModelOutput(ModelOutput):
         decoder_hidden_states (`tuple[torch.Tensor]` of shape `(B, T, D)`, *optional*): Audio embeddings, then the
             output of every LCLM block; with `output_hidden_states`.
         encoder_last_hidden_state (`torch.Tensor` of shape `(B, S, D)`): Encoded text.
+        encoder_hidden_states (`tuple[torch.Tensor]` of shape `(B, S, D)`, *optional*): Text embeddings, then the
+            output of every text encoder block; with `output_hidden_states`.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -27,6 +29,7 @@ class SmallEModelOutput(ModelOutput):
     cross_attentions: torch.Tensor | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -40,7 +43,8 @@ class SmallEOutput(ModelOutput):
             `labels`.
         logits (`torch.Tensor` of shape `(B, T, Q, V)`): Scores of the next column's ids.
         past_key_values ([`SmallECache`], *optional*): State after the last column; with `use_cache`.
-        cross_attentions, decoder_hidden_states, encoder_last_hidden_state: See [`SmallEModelOutput`].
+        cross_attentions, decoder_hidden_states, encoder_last_hidden_state, encoder_hidden_states: See
+            [`SmallEModelOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -50,6 +54,7 @@ class SmallEOutput(ModelOutput):
     cross_attentions: torch.Tensor | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
