@@ -58,8 +58,7 @@ def read_dataset(
                 audio = os.path.abspath(audio) if root is None else path_inside(root, audio)
             yield claim(values, audio, id, place)
         except BrokenInputError as error:
-            broken = error.broken
-            yield BrokenInputError(broken.reason, broken.file, broken.detail, id)
+            yield error.with_id(id)
 
 
 def _column_names(dataset: AnyDataset | None) -> list[str]:

@@ -4,16 +4,12 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from .chapters import VAD_FRAME, Chapter, read_chapter
+from .chapters import VAD_FRAME, Chapter, ChapterTree, subset_and_speaker
 from .libriheavy import TEXT_COLUMNS, Cut, read_cuts
 from .speech_builder import SpeechBuilder, SpeechConfig, Takes
-from .tree import path_inside, walk_tree
 from .utterances import Utterance
 from .validation import BrokenInputError, BrokenReason, SpeechSourceError
-
-NUM_CACHED_CHAPTERS = 256
 
 
 @dataclass
@@ -94,27 +90,29 @@ class LibrilightBuilder(SpeechBuilder):
         else:
             yield from self._segments(takes)
 
+    def _chapters(self) -> ChapterTree:
+        return ChapterTree(self.config.data_dir or "", self.config.subsets, self.config.min_snr)
+
     def _cuts(self, takes: Takes) -> Iterator[Utterance | BrokenInputError]:
-        chapters = _Chapters(self.config)
+        chapters = self._chapters()
         used: set[str] = set()
         for manifest in self.config.manifests:
             for cut in read_cuts(manifest, self.config.text_column):
+                if isinstance(cut, BrokenInputError):
+                    yield cut
+                    continue
                 try:
-                    if isinstance(cut, BrokenInputError):
-                        raise cut
                     path = chapters.locate(cut.audio, cut.recording)
                     used.add(path)
-                    if takes(cut.group) and chapters.wanted(path):
+                    if chapters.is_wanted(path):
                         yield _cut_utterance(cut, path, chapters)
                 except BrokenInputError as error:
-                    broken = error.broken
-                    id = broken.id if isinstance(cut, BrokenInputError) else cut.id
-                    yield BrokenInputError(broken.reason, broken.file, broken.detail, id)
+                    yield error.with_id(cut.id)
         # Every process reads all cuts, so the one that is given this group knows all chapters in use.
         if takes(""):
             yield from self._chapters_without_cuts(chapters, used)
 
-    def _chapters_without_cuts(self, chapters: "_Chapters", used: set[str]) -> Iterator[BrokenInputError]:
+    def _chapters_without_cuts(self, chapters: ChapterTree, used: set[str]) -> Iterator[BrokenInputError]:
         for path in chapters.paths():
             if isinstance(path, BrokenInputError):
                 yield path
@@ -122,80 +120,24 @@ class LibrilightBuilder(SpeechBuilder):
                 yield BrokenInputError(BrokenReason.AUDIO_WITHOUT_TEXT, path, "no cut of it in the manifest")
 
     def _segments(self, takes: Takes) -> Iterator[Utterance | BrokenInputError]:
-        chapters = _Chapters(self.config)
+        chapters = self._chapters()
         for path in chapters.paths():
             if isinstance(path, BrokenInputError):
                 yield path
                 continue
-            stem = os.path.splitext(os.path.relpath(path, chapters.root))[0]
+            stem = chapters.stem(path)
             if not takes(stem):
                 continue
             try:
-                if chapters.wanted(path):
-                    yield from _segment_utterances(path, stem, chapters.metadata(path))
+                if chapters.is_wanted(path):
+                    yield from _segment_utterances(path, stem, chapters.required_metadata(path))
             except BrokenInputError as error:
-                broken = error.broken
-                yield BrokenInputError(broken.reason, broken.file, broken.detail, stem)
+                yield error.with_id(stem)
 
 
-class _Chapters:
-    """The chapters of a tree, with the metadata of the last ones that were asked for."""
-
-    def __init__(self, config: LibrilightConfig):
-        self.config = config
-        self.root = os.path.abspath(config.data_dir or "")
-        self.locate = lru_cache(NUM_CACHED_CHAPTERS)(self._locate)
-        self.metadata = lru_cache(NUM_CACHED_CHAPTERS)(read_chapter)
-
-    def paths(self) -> Iterator[str | BrokenInputError]:
-        """Yields the chapters of the wanted subsets and links that run in a circle."""
-        for subset in self.config.subsets or ("",):
-            for folder in walk_tree(self.root, subset):
-                if isinstance(folder, BrokenInputError):
-                    yield folder
-                    continue
-                yield from (entry.path for entry in folder.files if entry.name.endswith(".flac"))
-
-    def wanted(self, path: str) -> bool:
-        """Whether subset and signal-to-noise ratio of a chapter are wanted."""
-        subset, _ = subset_and_speaker(path)
-        if self.config.subsets and subset not in self.config.subsets:
-            return False
-        if self.config.min_snr is None or not os.path.exists(path):
-            return True
-        snr = self.metadata(path).snr
-        if snr is None:
-            raise BrokenInputError(BrokenReason.BAD_METADATA, path, "no snr in the .json beside it")
-        return snr >= self.config.min_snr
-
-    def optional_metadata(self, path: str) -> Chapter | None:
-        """The metadata of a chapter, or None where there is no `.json` file."""
-        return self.metadata(path) if os.path.exists(os.path.splitext(path)[0] + ".json") else None
-
-    def _locate(self, audio: str, recording: str) -> str:
-        path = path_inside(self.root, audio)
-        if os.path.isfile(path):
-            return path
-        # Prepared manifests have the preparer's folders in front: "download/librilight/medium/...".
-        by_id = path_inside(self.root, recording + os.path.splitext(audio)[1])
-        return by_id if os.path.isfile(by_id) else path
-
-
-def subset_and_speaker(path: str) -> tuple[str | None, str | None]:
-    """Reads subset and speaker off a chapter's path `.../<subset>/<speaker>/<book>/<file>.flac`.
-
-    Example:
-        >>> from smalle_hf.data.librilight import subset_and_speaker
-        >>> subset_and_speaker("/data/medium/100/emma_64kb_mp3/emma_01_64kb.flac")
-        ('medium', '100')
-    """
-    parts = path.split(os.sep)
-    return (parts[-4], parts[-3]) if len(parts) >= 4 else (None, None)
-
-
-def _cut_utterance(cut: Cut, path: str, chapters: _Chapters) -> Utterance:
+def _cut_utterance(cut: Cut, path: str, chapters: ChapterTree) -> Utterance:
     subset, speaker = subset_and_speaker(path)
-    metadata = chapters.optional_metadata(path)
+    metadata = chapters.metadata(path)
     return Utterance(
         id=cut.id,
         audio=path,

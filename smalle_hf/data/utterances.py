@@ -155,8 +155,7 @@ class RowChecker:
     def _header(self, utterance: Utterance) -> AudioHeader:
         header = self._cached_header(utterance)
         if isinstance(header, BrokenInputError):
-            broken = header.broken
-            raise BrokenInputError(broken.reason, broken.file, broken.detail, utterance.id)
+            raise header.with_id(utterance.id)
         for expected in (self.options.sampling_rate, utterance.sampling_rate):
             if expected is not None and header.sampling_rate != expected:
                 detail = f"{header.sampling_rate} Hz where {expected} Hz are expected"

@@ -70,6 +70,10 @@ class BrokenInputError(ValueError):
             BrokenReason(reason), _printable(os.fspath(file)), _printable(detail), id if id is None else _printable(id)
         )
 
+    def with_id(self, id: str) -> "BrokenInputError":
+        """Returns the same error for the row `id`."""
+        return BrokenInputError(self.broken.reason, self.broken.file, self.broken.detail, id)
+
     def __str__(self) -> str:
         detail = f" ({self.broken.detail})" if self.broken.detail else ""
         return f"{self.broken.file}: {self.broken.reason.value}{detail}"

@@ -293,12 +293,13 @@ def test_truncated_chapter_fails_where_its_samples_are_missing(tree, tmp_path):
         read_segment(rows[f"{EMMA}_1"])
 
 
+@pytest.mark.parametrize("num_proc", [1, 3])
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"snr": "loud"}'])
-def test_broken_chapter_metadata(tree, tmp_path, content):
+def test_broken_chapter_metadata(tree, tmp_path, content, num_proc):
     root, manifest = tree
     (root / f"{EMMA}.json").write_text(content)
 
-    rows, report = load(root, manifest, tmp_path)
+    rows, report = load(root, manifest, tmp_path, num_proc=num_proc)
 
     assert (len(rows), report.counts) == (4, {"bad_metadata": 2})
 
