@@ -1,6 +1,7 @@
 """Configuration of Small-E (arXiv 2406.04467): every size, id and delay that model, data and generation share."""
 
 import difflib
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -38,7 +39,7 @@ class SmallEConfig(PreTrainedConfig):
         num_codebooks (`int`, defaults to 4): Codebooks Q that are modelled; a codec with more is truncated to these.
         codebook_size (`int`, defaults to 1024): Codes in each codebook.
         codebook_offset (`int`, defaults to 3): Audio id of code 0; the ids below it are special.
-        delays (`list[int]`, *optional*): Columns by which each codebook lags; `[0, 1, ..., Q - 1]` when `None`.
+        delays (`list[int]`, *optional*): Columns by which each codebook lags; `[0, 1, ..., Q - 1]` by default.
         audio_pad_token_id (`int`, defaults to 0): Audio id of padding.
         audio_bos_token_id (`int`, defaults to 1): Audio id that starts an utterance ("head" in the paper's code).
         audio_eos_token_id (`int`, defaults to 2): Audio id that stops an utterance ("tail" in the paper's code).
@@ -48,8 +49,8 @@ class SmallEConfig(PreTrainedConfig):
         max_text_length (`int`, defaults to 2000): Longest text in tokens that `generate` takes in one piece.
         max_frames_per_text_token (`float`, defaults to 25.0): Frames that `generate` allows per text token when it is
             given no `max_new_tokens`, so that no utterance runs for ever.
-        sampling_rate (`int`, *optional*): Sampling rate of the audio in Hz; the codec's, or 24000 without a codec.
-        frame_rate (`float`, *optional*): Code frames per second; the codec's, or 75.0 without a codec.
+        sampling_rate (`int`, *optional*): Sampling rate of the audio in Hz; by default the codec's, or 24000 without one.
+        frame_rate (`float`, *optional*): Code frames per second; by default the codec's, or 75.0 without one.
         use_cache (`bool`, defaults to `True`): Whether `generate` carries the recurrent state from step to step.
         codec_config (`PreTrainedConfig` or `dict`, *optional*): Configuration of the neural codec that is kept inside
             the checkpoint (EnCodec, or any with `encode`, `decode` and `audio_codes`). `None`: codes in, codes out.
@@ -95,7 +96,7 @@ class SmallEConfig(PreTrainedConfig):
     num_codebooks: int = positive_int_field(default=4)
     codebook_size: int = positive_int_field(default=1024)
     codebook_offset: int = positive_int_field(default=3)
-    delays: list[int] = None  # type: ignore[assignment]  # filled in `__post_init__`, like the other two below
+    delays: list[int] = field(default_factory=list)
     audio_pad_token_id: int = 0
     audio_bos_token_id: int = 1
     audio_eos_token_id: int = 2
@@ -105,8 +106,8 @@ class SmallEConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = None
     max_text_length: int = positive_int_field(default=2000)
     max_frames_per_text_token: int | float = interval(min=0.0)(default=25.0)
-    sampling_rate: int = None  # type: ignore[assignment]
-    frame_rate: int | float = None  # type: ignore[assignment]
+    sampling_rate: int = 0
+    frame_rate: int | float = 0
     use_cache: bool = True
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = False
@@ -120,13 +121,13 @@ class SmallEConfig(PreTrainedConfig):
             if model_type is None:
                 raise ValueError('`codec_config` needs a "model_type", for example "encodec".')
             self.codec_config = AutoConfig.for_model(model_type, **codec_config)
-        if self.delays is None:
+        if not self.delays:
             self.delays = list(range(self.num_codebooks))
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.audio_bos_token_id
-        if self.sampling_rate is None:
+        if not self.sampling_rate:
             self.sampling_rate = getattr(self.codec_config, "sampling_rate", None) or 24000
-        if self.frame_rate is None:
+        if not self.frame_rate:
             # Some codecs round their frame rate; the hop length is exact.
             hop_length = getattr(self.codec_config, "hop_length", None)
             codec_rate = getattr(self.codec_config, "frame_rate", None)
