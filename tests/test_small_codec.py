@@ -1,5 +1,9 @@
 """The codec: EnCodec's interface, padding that changes nothing, look-ahead as promised, chunks that add up."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -234,3 +238,24 @@ def test_wrong_input_is_refused_in_one_line(model):
         decoder_only.encode(torch.randn(1, 1, 320))
     with pytest.raises(ValueError, match=r"trained with \[2, 4\]"):
         decoder_only.decode(random_codes(model, 5)[:, :, :3])
+
+
+@pytest.mark.slow
+def test_remote_code_loads_without_the_package(tmp_path):
+    save = """
+from smalle_hf import SmallCodecConfig, SmallCodecModel
+SmallCodecConfig.register_for_auto_class()
+SmallCodecModel.register_for_auto_class("AutoModel")
+SmallCodecModel(SmallCodecConfig()).save_pretrained("codec")
+"""
+    load = """
+import sys, torch
+from transformers import AutoModel
+codec = AutoModel.from_pretrained("codec", trust_remote_code=True)
+codes = codec.encode(torch.zeros(1, 1, 640)).audio_codes
+assert codec.decode(codes).audio_values.shape == (1, 1, 640)
+assert "smalle_hf" not in sys.modules
+"""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    for code in (save, load):
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
