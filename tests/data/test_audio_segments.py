@@ -101,7 +101,8 @@ def test_segment_that_ends_a_rounding_error_behind_the_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("start", "duration"), [(0.5, 0.6), (1.5, 0.1), (-0.1, 0.5), (0.2, 0.0), (0.2, -0.1), (math.nan, 0.5), (0, math.nan)]
+    ("start", "duration"),
+    [(0.5, 0.6), (1.5, 0.1), (-0.1, 0.5), (0.2, 0.0), (0.2, -0.1), (math.nan, 0.5), (0, math.nan)],
 )
 def test_cut_outside_the_file(tmp_path, start, duration):
     path = write_tone(tmp_path / "tone.wav", seconds=1.0)
