@@ -33,8 +33,8 @@ class SmallECache(Cache):
         states (`list[torch.Tensor]` of shape `(B, H, K, V)`, float32): One per LCLM block, in the order of
             computation: audio encoder, PACA's position net (absent with standard cross-attention), audio decoder.
         frame_index (`torch.LongTensor` of shape `(B,)`): Columns of the delayed sequence that were consumed.
-        text (`tuple[torch.Tensor, ...]`, *optional*): What the cross-attention computed from the text. It belongs to
-            one text, grows with it, and is recomputed when absent; it is not saved.
+        text (`tuple[torch.Tensor, ...]`, *optional*): What the cross-attention computed from `text_source`, the
+            encoded text. It grows with the text, is recomputed for another one, and is neither copied nor saved.
         last_ids (`torch.LongTensor` of shape `(B, max_delay + 1, Q)`, *optional*): Newest delayed ids; the last column
             is the one to be consumed next.
         last_alignments (`torch.Tensor` of shape `(B, max_delay, S)`, *optional*): Alignments of the frames of which
@@ -54,6 +54,7 @@ class SmallECache(Cache):
         self.last_ids: torch.Tensor | None = None
         self.last_alignments: torch.Tensor | None = None
         self.text: tuple[torch.Tensor, ...] | None = None
+        self.text_source: torch.Tensor | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_size={self.batch_size}, states={len(self)}, nbytes={self.nbytes})"
@@ -109,7 +110,7 @@ class SmallECache(Cache):
         """Empties the state in place."""
         for tensor in (*self.states, self.frame_index, self.is_finished):
             tensor.zero_()
-        self.last_ids = self.last_alignments = self.text = None
+        self.last_ids = self.last_alignments = self.text = self.text_source = None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Replaces the rows by those that `beam_idx`, of shape `(B,)`, names."""
@@ -192,7 +193,7 @@ class SmallECache(Cache):
         self.frame_index, self.is_finished = function(self.frame_index), function(self.is_finished)
         self.last_ids = None if self.last_ids is None else function(self.last_ids)
         self.last_alignments = None if self.last_alignments is None else function(self.last_alignments)
-        self.text = None if self.text is None else tuple(function(tensor) for tensor in self.text)
+        self.text = self.text_source = None
 
 
 def state_shapes(config: SmallEConfig) -> list[tuple[int, int, int]]:

@@ -49,7 +49,7 @@ class SmallEConfig(PreTrainedConfig):
         max_text_length (`int`, defaults to 2000): Longest text in tokens that `generate` takes in one piece.
         max_frames_per_text_token (`float`, defaults to 25.0): Frames that `generate` allows per text token when it is
             given no `max_new_tokens`, so that no utterance runs for ever.
-        sampling_rate (`int`, *optional*): Sampling rate of the audio in Hz; by default the codec's, or 24000 without one.
+        sampling_rate (`int`, *optional*): Sampling rate of the audio in Hz; by default the codec's, or else 24000.
         frame_rate (`float`, *optional*): Code frames per second; by default the codec's, or 75.0 without one.
         use_cache (`bool`, defaults to `True`): Whether `generate` carries the recurrent state from step to step.
         codec_config (`PreTrainedConfig` or `dict`, *optional*): Configuration of the neural codec that is kept inside

@@ -203,7 +203,6 @@ class SmallEGenerationMixin(GenerationMixin):
             cache = cache.clone().to(self.device)
             if cache.batch_size != num_rows:
                 cache.batch_repeat_interleave(num_rows // cache.batch_size)
-            cache.text = None
         elif generation_config.use_cache is not False:
             cache = SmallECache(self.config, num_rows, self.device)
         model_kwargs["past_key_values"] = cache

@@ -56,10 +56,10 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Ten
 
 def positions_in_segments(mask: torch.Tensor, segment_ids: torch.Tensor | None) -> torch.Tensor:
     """Position of every element among those that `mask` keeps, counted from 0 within its segment. Shape `(B, L)`."""
-    index = mask.long().cumsum(dim=-1) - 1
-    if segment_ids is not None:
-        index = index - torch.where(segment_starts(segment_ids), index, 0).cummax(dim=-1).values
-    return index.clamp(min=0)
+    num_before = mask.long().cumsum(dim=-1) - mask.long()
+    if segment_ids is None:
+        return num_before
+    return num_before - torch.where(segment_starts(segment_ids), num_before, 0).cummax(dim=-1).values
 
 
 def segment_starts(segment_ids: torch.Tensor) -> torch.Tensor:

@@ -173,11 +173,9 @@ class SmallEModel(SmallEPreTrainedModel):
         if cache is not None and cache.batch_size != num_rows:
             raise ValueError(f"The cache holds {cache.batch_size} utterances, the inputs {num_rows}: select its rows.")
         if (segment_ids is None) != (decoder_segment_ids is None) or (segment_ids is not None and cache is not None):
-            raise ValueError("Packed rows need `segment_ids` and `decoder_segment_ids`, and cannot be continued.")
+            raise ValueError("Packed rows need both `segment_ids` and `decoder_segment_ids`, and no cache.")
         if encoder_outputs is None:
             encoder_outputs = self.text_encoder(input_ids, attention_mask, segment_ids, output_hidden_states)
-            if cache is not None:
-                cache.text = None
         encoded = encoder_outputs[0]
 
         is_column = decoder_attention_mask
@@ -187,7 +185,7 @@ class SmallEModel(SmallEPreTrainedModel):
         if cache is not None:
             positions = positions + cache.frame_index[:, None]
         resets = None if decoder_segment_ids is None else segment_starts(decoder_segment_ids)
-        text = None if cache is None else cache.text
+        text = cache.text if cache is not None and cache.text_source is encoded else None
         is_text = torch.ones_like(encoded[..., 0], dtype=torch.long) if attention_mask is None else attention_mask
         if text is None:
             text = self.cross_attention.project_text(encoded, positions_in_segments(is_text, segment_ids))
@@ -200,7 +198,7 @@ class SmallEModel(SmallEPreTrainedModel):
             hidden_states, cache, text, positions, text_mask, decoder_attention_mask, resets
         )
         if cache is not None:
-            cache.states, cache.text = states, text
+            cache.states, cache.text, cache.text_source = states, text, encoded
             cache.frame_index = cache.frame_index + is_column.long().sum(dim=-1)
         return SmallEModelOutput(
             last_hidden_state=hidden_states,
@@ -340,7 +338,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         if decoder_input_ids is None and labels is not None:
             decoder_input_ids = self._shift_right(labels)
         if use_cache is None:
-            use_cache = self.config.use_cache and labels is None and not self.training
+            use_cache = self.config.use_cache and labels is None and segment_ids is None and not self.training
         outputs: SmallEModelOutput = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -456,7 +454,7 @@ def compute_loss(
     nats = F.cross_entropy(logits.flatten(0, 2).float(), labels.flatten(), ignore_index=-100, reduction="none")
     nats_per_codebook = nats.view_as(labels).sum(dim=(0, 1))
     counts = (labels != -100).sum(dim=(0, 1))
-    divisor = counts.sum() if num_items_in_batch is None else num_items_in_batch
+    divisor = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
     return nats_per_codebook.sum() / divisor, nats_per_codebook.detach() / counts.clamp(min=1)
 
 
