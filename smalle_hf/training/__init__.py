@@ -1,0 +1,1 @@
+"""Parts of `examples/train.py`: arguments, corpus, optimisation, checkpoints, logs, export."""

@@ -1,0 +1,128 @@
+"""What a step or a validation measured: sums over batches and processes, from which all logged numbers follow."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data.collator import IGNORED_LABEL
+
+Batch = dict[str, Any]
+
+
+def count_labels(batches: Sequence[Batch]) -> torch.Tensor:
+    """Labels that count towards the loss, of shape `()`."""
+    return sum((batch["labels"] != IGNORED_LABEL).sum() for batch in batches)
+
+
+def batch_sums(batch: Batch, codebook_losses: torch.Tensor) -> torch.Tensor:
+    """Sums of one batch that add up over batches and processes; stays on the device.
+
+    Args:
+        batch (`dict`): From the collator.
+        codebook_losses (`torch.Tensor` of shape `(Q,)`): Mean loss of each codebook in nats.
+
+    Returns:
+        `torch.Tensor` of shape `(2 * Q + 3,)`, float64: nats and labels of each codebook; columns without and with
+        padding; text tokens.
+    """
+    counts = (batch["labels"] != IGNORED_LABEL).sum(dim=(0, 1)).double()
+    mask = batch["decoder_attention_mask"]
+    others = [mask.sum(), torch.as_tensor(mask.numel(), device=mask.device), batch["attention_mask"].sum()]
+    return torch.cat([codebook_losses.double() * counts, counts, torch.stack(others).double()])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over batches, steps and processes.
+
+    Args:
+        nats (`list[float]` of length Q): Summed loss of each codebook.
+        labels (`list[float]` of length Q): Labels of each codebook.
+        columns (`float`): Columns without padding: frames and the delay pattern's margin.
+        cells (`float`): Columns with padding.
+        text_tokens (`float`): Text tokens without padding.
+        grad_norm (`float`): Summed gradient norms.
+        steps (`int`): Steps.
+        seconds (`float`): Time that they took.
+    """
+
+    nats: list[float]
+    labels: list[float]
+    columns: float = 0.0
+    cells: float = 0.0
+    text_tokens: float = 0.0
+    grad_norm: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float], grad_norm: float = 0.0) -> "Sums":
+        """Reads what [`batch_sums`] wrote."""
+        codebooks = (len(values) - 3) // 2
+        nats, labels = list(values[:codebooks]), list(values[codebooks : 2 * codebooks])
+        columns, cells, text_tokens = values[2 * codebooks :]
+        return cls(nats, labels, columns, cells, text_tokens, grad_norm, steps=1)
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            [a + b for a, b in zip(self.nats, other.nats, strict=True)],
+            [a + b for a, b in zip(self.labels, other.labels, strict=True)],
+            self.columns + other.columns,
+            self.cells + other.cells,
+            self.text_tokens + other.text_tokens,
+            self.grad_norm + other.grad_norm,
+            self.steps + other.steps,
+            self.seconds + other.seconds,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats over all labels."""
+        return sum(self.nats) / max(sum(self.labels), 1.0)
+
+    def losses(self) -> dict[str, float]:
+        """Loss and perplexity, in total and by codebook."""
+        named = {"": self.loss}
+        for codebook, (nats, labels) in enumerate(zip(self.nats, self.labels, strict=True)):
+            named[f"_codebook_{codebook}"] = nats / max(labels, 1.0)
+        values = {f"loss{name}": loss for name, loss in named.items()}
+        return values | {f"perplexity{name}": perplexity(loss) for name, loss in named.items()}
+
+    def speeds(self) -> dict[str, float]:
+        """Throughput of all processes together, share of padding, and mean gradient norm."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "frames_per_second": self.columns / seconds,
+            "tokens_per_second": sum(self.labels) / seconds,
+            "text_tokens_per_second": self.text_tokens / seconds,
+            "steps_per_second": self.steps / seconds,
+            "padding": 1.0 - self.columns / max(self.cells, 1.0),
+            "grad_norm": self.grad_norm / max(self.steps, 1),
+        }
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def reduce_sums(accelerator: Accelerator, sums: torch.Tensor, grad_norm: torch.Tensor | float) -> Sums:
+    """Adds up over processes and waits for the device: the only time that a step does."""
+    reduced = accelerator.reduce(sums, reduction="sum")
+    norm = torch.as_tensor(grad_norm, device=reduced.device, dtype=reduced.dtype)
+    *values, norm_value = torch.cat([reduced, norm.reshape(1)]).tolist()
+    return Sums.of(values, norm_value)
+
+
+def gpu_memory() -> Mapping[str, float]:
+    """Most memory that was allocated on this process's GPU, in GiB; empty without one."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
+
+
+__all__ = ["Batch", "Sums", "batch_sums", "count_labels", "gpu_memory", "perplexity", "reduce_sums"]
