@@ -161,7 +161,7 @@ def chunked_gated_linear_attention(
         # 6. What each frame reads from the chunks before its own.
         q_from_begin = (q_decayed * middle.exp() * masks.from_state).flatten(3, 4)
         out = out.flatten(3, 4) + q_from_begin @ torch.stack(states, dim=2)
-        out = out.flatten(2, 3)[:, :, :length].transpose(1, 2)  # (B, T, H, V)
+        out = out.flatten(2, 3)[:, :, -length:].transpose(1, 2)  # (B, T, H, V)
         return out.to(out_dtype), state
 
 
@@ -173,9 +173,9 @@ def _initial_state(q: torch.Tensor, v: torch.Tensor, initial_state: torch.Tensor
 
 
 def _split_into_chunks(x: torch.Tensor) -> torch.Tensor:
-    """(B, T, H, d) -> (B, H, N, 2, C/2, d), padded with zeros at the end."""
+    """(B, T, H, d) -> (B, H, N, 2, C/2, d), padded with zeros in front: the last frame has to end its chunk."""
     padding = -x.shape[1] % CHUNK_SIZE
-    x = F.pad(x, (0, 0, 0, 0, 0, padding)).transpose(1, 2)
+    x = F.pad(x, (0, 0, 0, 0, padding, 0)).transpose(1, 2)
     return x.unflatten(2, (-1, 2, HALF))
 
 
@@ -200,7 +200,7 @@ def _chunk_masks(resets: torch.Tensor | None, q: torch.Tensor) -> _ChunkMasks:
     earlier = torch.ones(HALF, HALF, dtype=torch.bool, device=q.device).tril(-1)
     if resets is None:
         return _ChunkMasks(earlier, 1.0, 1.0, 1.0, 1.0)
-    resets = F.pad(resets, (0, -resets.shape[1] % CHUNK_SIZE)).unflatten(1, (-1, CHUNK_SIZE))
+    resets = F.pad(resets, (-resets.shape[1] % CHUNK_SIZE, 0)).unflatten(1, (-1, CHUNK_SIZE))
     segment = resets.cumsum(dim=-1)[:, None].unflatten(
         -1, (2, HALF)
     )  # utterances begun in the chunk, (B, 1, N, 2, C/2)
