@@ -154,7 +154,7 @@ class SmallECache(Cache):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or no safetensors file ({error}): save the state again.") from error
-        if not is_state:
+        if not is_state or not {"frame_index", "is_finished"} <= tensors.keys():
             raise ValueError(f"{path} holds no Small-E state: pass a file that `SmallECache.save` wrote.")
         cache = cls(config, batch_size=tensors["frame_index"].shape[0], device=device)
         cache.states = [tensors[f"states.{i}"] for i in range(len(tensors)) if f"states.{i}" in tensors]
@@ -173,6 +173,12 @@ class SmallECache(Cache):
         if expected != found:
             raise ValueError(
                 f"The cache holds states of shapes {found}, the model needs {expected}: it belongs to another model."
+            )
+        ids_shape = (config.max_delay + 1, config.num_codebooks)
+        if self.last_ids is not None and tuple(self.last_ids.shape[1:]) != ids_shape:
+            raise ValueError(
+                f"The cache holds ids of shape {tuple(self.last_ids.shape[1:])}, the model needs {ids_shape}: it "
+                "belongs to another model."
             )
 
     def _tensors(self) -> dict[str, torch.Tensor]:

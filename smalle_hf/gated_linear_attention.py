@@ -201,9 +201,8 @@ def _chunk_masks(resets: torch.Tensor | None, q: torch.Tensor) -> _ChunkMasks:
     if resets is None:
         return _ChunkMasks(earlier, 1.0, 1.0, 1.0, 1.0)
     resets = F.pad(resets, (-resets.shape[1] % CHUNK_SIZE, 0)).unflatten(1, (-1, CHUNK_SIZE))
-    segment = resets.cumsum(dim=-1)[:, None].unflatten(
-        -1, (2, HALF)
-    )  # utterances begun in the chunk, (B, 1, N, 2, C/2)
+    # Utterances begun in the chunk so far, (B, 1, N, 2, C/2).
+    segment = resets.cumsum(dim=-1)[:, None].unflatten(-1, (2, HALF))
     last = segment[..., 1:, -1:]
     return _ChunkMasks(
         within=earlier & (segment[..., :, None] == segment[..., None, :]),

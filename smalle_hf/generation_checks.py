@@ -74,6 +74,8 @@ def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int
                 f"`decoder_input_ids` must begin with a column of start ids ({config.audio_bos_token_id})."
             )
     cache = kwargs.get("past_key_values")
+    if cache is not None and cache.last_ids is None and decoder_input_ids is None and cache.get_seq_length() > 0:
+        raise ValueError("The cache was filled by `forward`: pass `decoder_input_ids`, the columns that follow.")
     if cache is not None and cache.batch_size != num_rows:
         raise ValueError(
             f"The cache holds {cache.batch_size} utterances, the text {num_rows}: select rows of the cache."

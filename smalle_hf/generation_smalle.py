@@ -102,6 +102,9 @@ class SmallEGenerationMixin(GenerationMixin):
         if audio_prompt_codes is not None:
             check_voice_prompt(self.config, audio_prompt_codes, audio_prompt_mask, num_rows, kwargs)
             kwargs |= self._voice_prompt_columns(audio_prompt_codes, audio_prompt_mask)
+        if kwargs.get("attention_mask") is None and kwargs.get("input_ids") is not None:
+            kwargs["attention_mask"] = (kwargs["input_ids"] != self.config.pad_token_id).long()
+            options["attention_mask"] = kwargs["attention_mask"]
         kwargs.setdefault("return_dict_in_generate", True)
         kwargs |= self._frame_limits(num_rows, options)
         num_generated = num_rows * (options.get("num_return_sequences") or 1)

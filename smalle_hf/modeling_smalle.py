@@ -266,6 +266,7 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         # The paper's sampling (section 3.3): top-k 100 at temperature 1. A set `max_length` keeps the text-to-speech
         # pipeline from cutting every utterance at a limit of its own; it is 22 minutes at 75 frames per second.
         self.generation_config.update(do_sample=True, top_k=100, temperature=1.0, max_length=100_000)
+        self.generation_config._from_model_config = False  # such files are read without the options that are ours
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.model.text_encoder
