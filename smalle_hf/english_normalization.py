@@ -138,17 +138,17 @@ def _plural(match: Match) -> str:
 
 
 def _fraction(match: Match) -> str:
-    whole, numerator, denominator = match["whole"], int(match["numerator"]), int(match["denominator"])
-    if (numerator, denominator) == (24, 7):
-        words = "twenty-four seven"
-    elif not 1 < denominator <= 100 or not 0 < numerator < denominator:
-        words = f"{_cardinal(match['numerator'])} over {_cardinal(match['denominator'])}"
-        return f"{_cardinal(whole)} {words}" if whole else words
-    else:
-        part = {2: "half", 4: "quarter"}.get(denominator) or num2words(denominator, to="ordinal")
-        count = "a" if whole and numerator == 1 else num2words(numerator)
-        words = f"{count} {part}{'s' * (numerator > 1)}"
-    return f"{_cardinal(whole)} and {words}" if whole else words
+    whole = f"{_cardinal(match['whole'])} " if match["whole"] else ""
+    top, bottom = _cardinal(match["numerator"]), _cardinal(match["denominator"])
+    numerator, denominator = int(match["numerator"]), int(match["denominator"])
+    if numerator == denominator or (numerator, denominator) == (24, 7):
+        return f"{whole}{top} {bottom}"
+    if not 0 < numerator < denominator <= 100:
+        return f"{whole}{top} over {bottom}"
+    part = {2: "half", 4: "quarter"}.get(denominator) or num2words(denominator, to="ordinal")
+    if numerator > 1:
+        return f"{whole}{'and ' * bool(whole)}{top} {part}s"
+    return f"{whole}and a {part}" if whole else f"one {part}"
 
 
 def _money(match: Match) -> str:
@@ -270,10 +270,9 @@ ADDRESS_RULES = [
 RULES: list[Rule] = [
     _rule(r"(?<!\d)\d{1,3}(?: 000){1,4}(?!\d)", lambda match: match[0].replace(" ", "")),
     # Numbers that are read digit by digit
-    _rule(rf"~(?! ?(?:\d|{SIGN}))", " "),
     _rule(r"(?<=\d)\.(?=\d{16})", " point "),
     _rule(r"\d{16,}", lambda match: _digit_by_digit(match[0])),
-    _rule(r"(?<![\w+.-])(?:\d{3}\.\d{3}\.\d{4}|(?:\d{3}(?:, |[ -]))?\d{3}-\d{4})(?![\d-])", _phone),
+    _rule(r"(?<![\w+.-])(?:1-)?(?:\d{3}\.\d{3}\.\d{4}|(?:\d{3}(?:, |[ -]))?\d{3}-\d{4})(?![\d-])", _phone),
     _rule(r"\+\d{1,3}(?:[ -]\d{2,4}){2,4}(?!\d)", _phone),
     # Dates and times
     _rule(rf"(?:{LEFT}(?P<article>[Tt]he|THE) )?(?<![\d.,:/-]){DAY}(?: of)? {MONTH}(?:,? {YEAR})?", _day_first),
@@ -284,14 +283,16 @@ RULES: list[Rule] = [
         _numeric_date,
     ),
     _rule(r"(?<=\d)-(?=\d{1,2}:\d\d)|(?i:(?<=\d[ap]m)-(?=\d))", " to "),
-    _rule(rf"(?i)(?<=\d) ?([ap])(?:\.m\.(?= ?\w|,)|\.?m{RIGHT})", r" \1 m"),
+    _rule(rf"(?i)(?<=\d) ?([ap])(?:\.m\.(?= ?\w|,)|\.?m{RIGHT})", r"\1 m"),
+    _rule(r"(?<![\d.])(\d{1,2})\.([0-5]\d)(?= [aApP] [mM](?!\w))", r"\1:\2"),
     _rule(
         r"(?<![\d:.,])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])"
         r"(?P<meridiem>(?= [aApP] [mM](?!\w)))?",
         _time,
     ),
     # Money and units
-    _rule(rf"(?<=\d)-(?={SIGN}\d)", " to "),
+    _rule(rf"(?<=[\d%])-(?={SIGN}\d)|(?<=%)-(?=\d)", " to "),
+    _rule(rf"({SIGN}{NUMBER})-(?=\d)", r"\1 to "),
     _rule(rf"(?<![^\s,])-(?={SIGN} ?\d)", "minus "),
     _rule(
         rf"(?:{LEFT}(?P<country>{_any_of(COUNTRIES)}))?(?P<sign>{SIGN}) ?(?P<amount>{NUMBER})"
@@ -300,11 +301,13 @@ RULES: list[Rule] = [
     ),
     _rule(rf"(?P<amount>{NUMBER}) ?(?P<sign>{SIGN}(?! ?\d)|(?:USD|GBP|EUR|JPY){RIGHT})", _money),
     _rule(rf"(?P<amount>{NUMBER})(?P<joint>[ -]?)(?P<unit>{_any_of(UNITS)})(?P<power>\^[23])?(?![\w^])", _unit),
+    _rule(r"\^2(?!\d)", " squared"),
+    _rule(r"\^3(?!\d)", " cubed"),
     # Abbreviations
     _rule(rf"(?i){LEFT}({_any_of(BEFORE_NUMBER)})\. ?(?=\d)", lambda match: BEFORE_NUMBER[match[1].lower()]),
     _rule(r"# ?(?=\d)", "number "),
     *(_rule(rf"(?i){LEFT}{pattern}(?:(?<=\.)|{RIGHT})", words) for pattern, words in PHRASES.items()),
-    _rule(rf"{LEFT}(?P<name>[A-Z][a-zA-Z]{{2,20}}) (?P<roman>[IVX]{{2,6}})(?!')(?![^\W_])", _roman),
+    _rule(rf"{LEFT}(?P<name>[A-Z][a-zA-Z]{{2,20}}) (?P<roman>[IVX]{{2,6}})(?![^\W_])", _roman),
     _lookup(rf"{LEFT}(?=[A-Z])(?i:({_any_of(NAME_TITLES)}))\.(?= ?[A-Z])", NAME_TITLES),
     _lookup(rf"{LEFT}(?:(st|dr)\.(?= [a-zA-Z])|(?i:(st|dr))\.(?=[^\W_])|(D[rR])(?= [A-Z]))", NAME_TITLES),
     _rule(rf"(?i:{LEFT}({_any_of(SUFFIXES)}))\.(?!\w)(?P<capital>(?= [A-Z]))?", _suffix),
@@ -325,10 +328,9 @@ RULES: list[Rule] = [
     _rule(WHOLE, lambda match: _whole(match[0])),
     _rule(r"\d+", lambda match: _digit_by_digit(match[0])),
     # What remains of signs and addresses
-    _rule(r"\^2(?!\d)", " squared "),
     _rule("|".join(map(re.escape, SYMBOLS)), lambda match: SYMBOLS[match[0]]),
     _rule(rf"(?i)(?<=[\w-])\.({TOP_DOMAIN}){RIGHT}", r" dot \1"),
-    _rule(rf"(?i){LEFT}www\.", " "),
+    _rule(rf"(?i){LEFT}www\.", "w w w dot "),
 ]
 
 __all__ = ["verbalize_addresses", "verbalize_english"]

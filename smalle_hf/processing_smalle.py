@@ -6,7 +6,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class SmallEProcessor(ProcessorMixin):
         processor = cls(
             tokenizer,
             language=language,
-            sampling_rate=cast(int, config.sampling_rate),  # resolved when the configuration is built
+            sampling_rate=config.sampling_rate,
             num_codebooks=config.num_codebooks,
             codebook_size=config.codebook_size,
             max_text_length=config.max_text_length,
@@ -281,9 +281,9 @@ class SmallEProcessor(ProcessorMixin):
     def _check_prompt_codes(self, codes: Any) -> list[np.ndarray]:
         config = SmallEConfig(num_codebooks=self.num_codebooks, codebook_size=self.codebook_size)
         try:
-            is_batch = np.ndim(codes[0]) == 2
+            is_batch = np.ndim(codes[0]) == 2 if isinstance(codes, list) and codes else np.ndim(codes) == 3
             prompts = [torch.as_tensor(row) for row in (codes if is_batch else [codes])]
-        except (TypeError, ValueError, RuntimeError, IndexError):
+        except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 "`audio_prompt_codes` must be integers of shape (T, Q) or a list of such arrays."
             ) from None

@@ -66,7 +66,8 @@ def normalize_text(text: str, language: str = "en") -> str:
     text = _plain_characters(text)
     if is_english:
         text = verbalize_addresses(text)
-    text = _tidy(re.sub(r"–|-{2,}", " - ", text.replace("_", " ")))
+    text = re.sub(r"_|~(?! ?[\d$£€¥₹])" if is_english else "[_~]", " ", text)
+    text = _tidy(re.sub(r"–|-{2,}", " - ", text))
     text = verbalize_english(text) if is_english else _verbalize_numbers(text, code)
     # Lower-casing can leave decomposed letters behind, which NFKC composes again.
     return _tidy(unicodedata.normalize("NFKC", text.lower()))
@@ -94,13 +95,14 @@ def _visible(character: str) -> str:
 def _tidy(text: str) -> str:
     """One space between words, none before punctuation, parentheses as pauses, no repeated punctuation."""
     text = re.sub(r"\s+", " ", text)
+    text = re.sub(r" ?[()][ ()]*$", "", text)
     text = re.sub(r"(?<=[.,!?;:]) ?[()][ ()]*", " ", text)
     text = re.sub(r" ?[()][ ()]*", ", ", text)
     text = re.sub(r" (?=[.,!?;:](?!\w))", "", text)
     text = re.sub(r",[, ]*(?=[.,!?;:](?!\w))", "", text)
     text = re.sub(r"([!?;:'\"])\1+", r"\1", text)
     text = re.sub(r"\.{2,}", "...", text)
-    return re.sub(r"^[,;: ]+|[, ]+$", "", text)
+    return re.sub(r"^[,;: ]+| +$", "", text)
 
 
 @lru_cache(maxsize=32)

@@ -56,6 +56,7 @@ def test_english_is_left_without_digits_signs_or_capitals(text: str) -> None:
             "1/2, 3/4, 1 1/2, 2½, 24/7, 7/5",
             "one half, three quarters, one and a half, two and a half, twenty-four seven, seven over five",
         ),
+        ("50/50, x² and 10^5", "fifty fifty, x squared and ten to the power of five"),
         ("100%, 5‰, №7 and #8", "one hundred percent, five per mille, number seven and number eight"),
         (
             "$3.50, £1, €20, ¥500, 5€",
@@ -67,8 +68,8 @@ def test_english_is_left_without_digits_signs_or_capitals(text: str) -> None:
             "ninety-nine cents, one dollar and one cent, minus five dollars",
         ),
         (
-            "at 3:45pm, 10:00, 10:05, 7 o'clock or 5 a.m.",
-            "at three forty-five p m, ten o'clock, ten oh five, seven o'clock or five a m.",
+            "at 3:45pm, 10:00 am, 10:00, 10:05, 7 o'clock or 5 a.m.",
+            "at three forty-five p m, ten a m, ten o'clock, ten oh five, seven o'clock or five a m.",
         ),
         ("on 12 March 2021", "on the twelfth of march, twenty twenty-one"),
         (
@@ -90,6 +91,8 @@ def test_english_is_left_without_digits_signs_or_capitals(text: str) -> None:
             "five kilometers, one kilogram, sixty miles per hour, "
             "twenty degrees celsius, ten square meters, a five kilometer run",
         ),
+        ("€5-10, 20%-30%, pp. 3-5", "five euros to ten, twenty percent to thirty percent, pages three to five"),
+        ("1-800-555-1234 at 5.30pm,", "one, eight zero zero, five five five, one two three four at five thirty p m,"),
         ("NASA, the BBC, U.S.A., J. R. R. Tolkien", "nasa, the b b c, u s a, j r r tolkien"),
         ("Henry VIII in World War II", "henry the eighth in world war two"),
         (
