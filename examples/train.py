@@ -28,8 +28,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import ProjectConfiguration, gather_object
+from accelerate.utils import DistributedType, ProjectConfiguration, gather_object
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from smalle_hf.data.collator import SmallECollator
 from smalle_hf.data.token_cache import TokenCacheError
@@ -256,13 +257,21 @@ def set_up(arguments: TrainingArguments, accelerator: Accelerator) -> Run:
 
 
 def resume(run: Run) -> None:
-    """Goes on from the newest checkpoint, if there is one. All processes must call it."""
+    """Goes on from the newest checkpoint, if there is one. All processes must call it.
+
+    Raises:
+        ArgumentsError: There is one, but the run shall begin anew, or it had other data or sizes.
+    """
     found = checkpoints(run.checkpoint_folder)
-    if not found:
-        return
-    run.state = RunState.from_json(read_state(found[-1]), run.fingerprint)
-    raw_optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
-    load_checkpoint(found[-1], run.model, raw_optimizer, run.average, run.accelerator.is_main_process)
+    if found and not run.arguments.resume:
+        raise ArgumentsError(f"{run.output} holds checkpoints: leave out --no_resume, or choose another --output_dir.")
+    if found:
+        run.state = RunState.from_json(read_state(found[-1]), run.fingerprint)
+        raw_optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
+        load_checkpoint(found[-1], run.model, raw_optimizer, run.average, run.accelerator.is_main_process)
+    if run.accelerator.is_main_process:
+        run.output.mkdir(parents=True, exist_ok=True)
+    run.accelerator.wait_for_everyone()
 
 
 def export(run: Run) -> None:
@@ -287,15 +296,32 @@ def export(run: Run) -> None:
     print(f"{folder}: done after {run.state.step} steps.", file=sys.stderr)
 
 
-def run_training(arguments: TrainingArguments) -> int:
-    """Everything from the arguments to the exported folder; returns the exit code."""
+def start_accelerator(arguments: TrainingArguments) -> Accelerator:
+    """Joins the other processes, as `accelerate launch` or `torchrun` started them.
+
+    Raises:
+        ArgumentsError: They were asked for what this machine cannot do, which Accelerate leaves out without a word.
+    """
     accelerator = Accelerator(
+        # Without this, processes on a machine without a GPU would not find each other.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=arguments.mixed_precision,
-        log_with=arguments.trackers,
+        log_with=arguments.trackers or None,
         project_config=ProjectConfiguration(arguments.output_dir, str(Path(arguments.output_dir) / "trackers")),
         dataloader_config=DataLoaderConfiguration(even_batches=False),
         rng_types=[],
     )
+    asked_for_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked_for_fsdp and accelerator.distributed_type != DistributedType.FSDP:
+        raise ArgumentsError("FSDP needs several processes with a GPU each: launch with DDP instead.")
+    return accelerator
+
+
+def run_training(arguments: TrainingArguments) -> int:
+    """Everything from the arguments to the exported folder; returns the exit code."""
+    accelerator = start_accelerator(arguments)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     run = set_up(arguments, accelerator)
     resume(run)
     run.describe()
@@ -303,15 +329,14 @@ def run_training(arguments: TrainingArguments) -> int:
     book = Logbook(arguments, accelerator, run.state.step, run.total_steps)
     try:
         stopped_by = train(run, book, interruption)
+        if stopped_by:
+            accelerator.print(f"Stopped at step {run.state.step}; start it again to go on.", file=sys.stderr)
+            return 128 + stopped_by
+        export(run)
+        return 0
     finally:
         interruption.close()
         book.close()
-    if stopped_by:
-        accelerator.print(f"Stopped at step {run.state.step}; start it again to go on.", file=sys.stderr)
-        return 128 + stopped_by
-    export(run)
-    accelerator.wait_for_everyone()
-    return 0
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 from ..data.collator import IGNORED_LABEL
 
@@ -113,6 +114,8 @@ def perplexity(loss: float) -> float:
 def reduce_sums(accelerator: Accelerator, sums: torch.Tensor, grad_norm: torch.Tensor | float) -> Sums:
     """Adds up over processes and waits for the device: the only time that a step does."""
     reduced = accelerator.reduce(sums, reduction="sum")
+    if isinstance(grad_norm, DTensor):  # FSDP
+        grad_norm = grad_norm.full_tensor()
     norm = torch.as_tensor(grad_norm, device=reduced.device, dtype=reduced.dtype)
     *values, norm_value = torch.cat([reduced, norm.reshape(1)]).tolist()
     return Sums.of(values, norm_value)
