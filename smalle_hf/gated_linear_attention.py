@@ -130,28 +130,30 @@ def chunked_gated_linear_attention(
         # 2. Decays relative to the middle of each half, and from there to the edges.
         total = log_decay.flatten(3, 4).cumsum(dim=3).unflatten(3, (2, HALF))
         middle = total[..., HALF // 2 - 1, None, :]  # (B, H, N, 2, 1, K)
-        edge, end = total[..., :1, -1:, :], total[..., 1:, -1:, :]  # last frame of the first half and of the chunk
+        edge, end = total[..., 0, -1:, :], total[..., 1:, -1:, :]  # last frame of the first half and of the chunk
         relative = total - middle
         q = q * q.shape[-1] ** -0.5
         q_decayed = q * relative.exp()
         k_decayed = k * (-relative).exp()
 
-        # 3. What each frame reads from its own half: earlier frames, then itself. A frame's own weight holds no decay.
-        #    It is kept out of the product, where its two factors would cancel and leave their rounding in the gradient
-        #    of the decay. Entries above the diagonal are never used.
-        weights = (q_decayed @ k_decayed.transpose(-1, -2)).masked_fill(~masks.within, 0.0)
-        out = weights @ v + (q * k).sum(dim=-1, keepdim=True) * v  # (B, H, N, 2, C/2, V)
+        # 3. Weights within each half: earlier frames, then the frame itself, whose weight holds no decay. It is kept out
+        #    of the product, where its two factors would cancel and leave their rounding in the gradient of the decay.
+        #    Entries above the diagonal are never used.
+        within = (q_decayed @ k_decayed.transpose(-1, -2)).masked_fill(~masks.within, 0.0)
+        within = within + torch.diag_embed((q * k).sum(dim=-1))  # (B, H, N, 2, C/2, C/2)
 
-        # 4. What the second half reads from the first.
-        q_second = q_decayed[..., 1:, :, :] * (middle[..., 1:, :, :] - edge).exp()
-        k_first = k_decayed[..., :1, :, :] * (edge - middle[..., :1, :, :]).exp()
-        weights = (q_second @ k_first.transpose(-1, -2)) * masks.across
-        out = torch.cat([out[..., :1, :, :], out[..., 1:, :, :] + weights @ v[..., :1, :, :]], dim=3)
+        # 4. Weights with which the second half reads the first, and what every frame reads from its own chunk.
+        q_second = q_decayed[..., 1, :, :] * (middle[..., 1, :, :] - edge).exp()
+        k_first = k_decayed[..., 0, :, :] * (edge - middle[..., 0, :, :]).exp()
+        across = (q_second @ k_first.transpose(-1, -2)) * masks.across  # (B, H, N, C/2, C/2)
+        first, second = within.unbind(3)
+        weights = torch.cat([F.pad(first, (0, HALF)), torch.cat([across, second], dim=-1)], dim=-2)
+        v = v.flatten(3, 4)  # (B, H, N, C, V)
+        out = weights @ v
 
         # 5. The state at the beginning of each chunk: the only sequential part. The last frame enters undecayed.
-        k_to_end = (k_decayed * (end - middle).exp() * masks.to_state).flatten(3, 4)  # (B, H, N, C, K)
-        k_to_end = torch.cat([k_to_end[..., :-1, :], k[..., -1, -1:, :]], dim=-2)
-        contribution = k_to_end.transpose(-1, -2) @ v.flatten(3, 4)  # (B, H, N, K, V)
+        k_to_end = torch.where(masks.is_last, k, k_decayed * (end - middle).exp() * masks.to_state).flatten(3, 4)
+        contribution = k_to_end.transpose(-1, -2) @ v  # (B, H, N, K, V)
         chunk_decay = (end.exp() * masks.carry).squeeze(3).transpose(-1, -2)  # (B, H, N, K, 1)
         states = []
         for decay_n, contribution_n in zip(chunk_decay.unbind(2), contribution.unbind(2), strict=True):
@@ -160,7 +162,7 @@ def chunked_gated_linear_attention(
 
         # 6. What each frame reads from the chunks before its own.
         q_from_begin = (q_decayed * middle.exp() * masks.from_state).flatten(3, 4)
-        out = out.flatten(3, 4) + q_from_begin @ torch.stack(states, dim=2)
+        out = out + q_from_begin @ torch.stack(states, dim=2)
         out = out.flatten(2, 3)[:, :, -length:].transpose(1, 2)  # (B, T, H, V)
         return out.to(out_dtype), state
 
@@ -183,13 +185,15 @@ class _ChunkMasks(NamedTuple):
     """Who reads whom within a chunk. `within` is boolean, the others are factors of 0 or 1.
 
     within: frame t reads the earlier frame s of its half, (..., 2, C/2, C/2).
-    across: frame t of the second half reads frame s of the first, (..., 1, C/2, C/2).
+    is_last: the frame is the chunk's last, (2, C/2, 1).
+    across: frame t of the second half reads frame s of the first, (..., C/2, C/2).
     from_state: the frame reads the state at the chunk's beginning, (..., 2, C/2, 1).
     to_state: the frame is still in the state at the chunk's end, (..., 2, C/2, 1).
     carry: so is the state at its beginning, (..., 1, 1, 1).
     """
 
     within: torch.Tensor
+    is_last: torch.Tensor
     across: torch.Tensor | float
     from_state: torch.Tensor | float
     to_state: torch.Tensor | float
@@ -198,15 +202,17 @@ class _ChunkMasks(NamedTuple):
 
 def _chunk_masks(resets: torch.Tensor | None, q: torch.Tensor) -> _ChunkMasks:
     earlier = torch.ones(HALF, HALF, dtype=torch.bool, device=q.device).tril(-1)
+    is_last = (torch.arange(CHUNK_SIZE, device=q.device) == CHUNK_SIZE - 1).view(2, HALF, 1)
     if resets is None:
-        return _ChunkMasks(earlier, 1.0, 1.0, 1.0, 1.0)
+        return _ChunkMasks(earlier, is_last, 1.0, 1.0, 1.0, 1.0)
     resets = F.pad(resets, (-resets.shape[1] % CHUNK_SIZE, 0)).unflatten(1, (-1, CHUNK_SIZE))
     # Utterances begun in the chunk so far, (B, 1, N, 2, C/2).
     segment = resets.cumsum(dim=-1)[:, None].unflatten(-1, (2, HALF))
     last = segment[..., 1:, -1:]
     return _ChunkMasks(
         within=earlier & (segment[..., :, None] == segment[..., None, :]),
-        across=(segment[..., 1:, :, None] == segment[..., :1, None, :]).to(q.dtype),
+        is_last=is_last,
+        across=(segment[..., 1, :, None] == segment[..., 0, None, :]).to(q.dtype),
         from_state=(segment == 0)[..., None].to(q.dtype),
         to_state=(segment == last)[..., None].to(q.dtype),
         carry=(last == 0)[..., None].to(q.dtype),
