@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import os
-import pickle
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoModel
 
 from .configuration_smalle import SmallEConfig
@@ -59,6 +58,19 @@ PLACES = (
 """Where modules stand, theirs (a regular expression over the whole name without `.weight` or `.bias`) to ours."""
 
 
+SIZE_TENSORS = (
+    "txt_embed.weight",
+    "rvq_embed.weight",
+    "txt_encoder.sa.0.tmix.rotary.freqs",
+    "attentive_rnn.encoder.0.tmix.g_norm_swish_gate.weight",
+    "attentive_rnn.encoder.0.tmix.k_proj.weight",
+    "attentive_rnn.encoder.0.tmix.v_proj.weight",
+    "attentive_rnn.encoder.0.tmix.gk_proj.0.weight",
+    "attentive_rnn.decoder.0.tmix.k_proj.weight",
+)
+"""Tensors whose shapes and numbers give the configuration."""
+
+
 def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Reads a state dict and the configuration stored with it.
 
@@ -83,15 +95,13 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}): download it again.") from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged file surfaces as almost any error, from whichever layer meets it first
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise ValueError(
-            f"{path} is damaged or holds pickled objects, which are not loaded ({reason}): save its state dict as "
-            "safetensors."
+            f"{path} is damaged, or holds pickled objects, which are not loaded ({reason}): download it again, or save "
+            "its state dict as safetensors."
         ) from error
-    tensors = tensors.get("state_dict", tensors)
+    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else {}
     anchors = [name for name in tensors if name == ANCHOR or name.endswith("." + ANCHOR)]
     if not anchors:
         raise ValueError(f"{path} is no Small-E checkpoint: it has no `{ANCHOR}`.")
@@ -126,9 +136,11 @@ def infer_config(weights: Mapping[str, torch.Tensor], original: Mapping[str, Any
         original (`Mapping[str, Any]`, *optional*): The authors' configuration; what it says must agree.
 
     Raises:
-        ValueError: The configuration contradicts the tensors.
+        ValueError: The configuration contradicts the tensors, or one that tells a size is missing.
     """
     original = original or {}
+    if missing := [name for name in SIZE_TENSORS if name not in weights]:
+        raise ValueError(f"The checkpoint lacks `{missing[0]}`: it is incomplete, or of another architecture.")
     num_codebooks, audio_vocab_size, hidden_size = weights["rvq_embed.weight"].shape
     num_special = int(original.get("n_special_token_in", SmallEConfig().codebook_offset))
     is_paca = any(".pos_net." in name for name in weights)
@@ -193,6 +205,21 @@ def convert_weights(weights: Mapping[str, torch.Tensor], config: SmallEConfig) -
     return converted
 
 
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The authors' configuration.
+
+    Raises:
+        ValueError: The file holds no JSON object.
+    """
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no JSON object: write the configuration as {{...}}.")
+    return config
+
+
 def convert_checkpoint(
     weights_path: str | os.PathLike,
     output: str | os.PathLike,
@@ -214,8 +241,10 @@ def convert_checkpoint(
     Raises:
         ValueError: Something does not fit; the message names it.
     """
+    if Path(output).is_file():
+        raise ValueError(f"{output} is a file: name a folder to write.")
     weights, stored = read_weights(weights_path)
-    original = stored if config_path is None else json.loads(Path(config_path).read_text(encoding="utf-8"))
+    original = stored if config_path is None else read_config(config_path)
     config = infer_config(weights, original)
     state_dict = convert_weights(weights, config)
     codec_model = None if codec is None else AutoModel.from_pretrained(codec)
@@ -223,9 +252,16 @@ def convert_checkpoint(
         config = SmallEConfig(**{**config.to_dict(), "codec_config": codec_model.config.to_dict()})
         state_dict |= {f"codec_model.{name}": tensor for name, tensor in codec_model.state_dict().items()}
     model = SmallEForSpeechGeneration(config)
-    missing, unexpected = model.load_state_dict(state_dict, strict=False)
-    if missing or unexpected:
-        raise ValueError(f"The checkpoint lacks {missing[:3]} and has unknown {unexpected[:3]}.")
+    expected = model.state_dict()
+    for name in {**expected, **state_dict}:
+        if name not in state_dict or name not in expected:
+            raise ValueError(
+                f"`{name}` is {'missing' if name in expected else 'unknown'}: the checkpoint is incomplete."
+            )
+        if state_dict[name].shape != expected[name].shape:
+            shapes = f"{tuple(state_dict[name].shape)} instead of {tuple(expected[name].shape)}"
+            raise ValueError(f"`{name}` has shape {shapes}: the checkpoint is of another architecture.")
+    model.load_state_dict(state_dict)
     model.eval().save_pretrained(output)
     return model
 

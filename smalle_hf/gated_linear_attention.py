@@ -136,9 +136,9 @@ def chunked_gated_linear_attention(
         q_decayed = q * relative.exp()
         k_decayed = k * (-relative).exp()
 
-        # 3. Weights within each half: earlier frames, then the frame itself, whose weight holds no decay. It is kept out
-        #    of the product, where its two factors would cancel and leave their rounding in the gradient of the decay.
-        #    Entries above the diagonal are never used.
+        # 3. Weights within each half: earlier frames, then the frame itself, whose weight holds no decay. It is kept
+        #    out of the product, where its two factors would cancel and leave their rounding in the gradient of the
+        #    decay. Entries above the diagonal are never used.
         within = (q_decayed @ k_decayed.transpose(-1, -2)).masked_fill(~masks.within, 0.0)
         within = within + torch.diag_embed((q * k).sum(dim=-1))  # (B, H, N, 2, C/2, C/2)
 

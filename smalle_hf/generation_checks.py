@@ -55,6 +55,8 @@ def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int
         ValueError: There is no text, or it is empty, too long, or of another tokenizer, or a mask or cache does not
         fit.
     """
+    for name in ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"):
+        require_tensor(name, kwargs.get(name))
     input_ids: Any = kwargs.get("input_ids")
     encoder_outputs = kwargs.get("encoder_outputs")
     if input_ids is None and encoder_outputs is None:
@@ -67,6 +69,8 @@ def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int
         expected = f"(batch, columns, {config.num_codebooks})"
         if decoder_input_ids.ndim != 3 or decoder_input_ids.shape[-1] != config.num_codebooks:
             raise ValueError(f"`decoder_input_ids` must have shape {expected}, got {tuple(decoder_input_ids.shape)}.")
+        if len(decoder_input_ids) != num_rows:
+            raise ValueError(f"`decoder_input_ids` holds {len(decoder_input_ids)} rows for {num_rows} texts.")
         if decoder_input_ids.min() < 0 or decoder_input_ids.max() >= config.audio_vocab_size:
             raise ValueError(f"`decoder_input_ids` must lie in 0..{config.audio_vocab_size - 1}.")
         if kwargs.get("past_key_values") is None and (decoder_input_ids[:, 0] != config.audio_bos_token_id).any():
@@ -74,6 +78,8 @@ def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int
                 f"`decoder_input_ids` must begin with a column of start ids ({config.audio_bos_token_id})."
             )
     cache = kwargs.get("past_key_values")
+    if cache is not None:
+        cache.check(config)
     if cache is not None and cache.last_ids is None and decoder_input_ids is None and cache.get_seq_length() > 0:
         raise ValueError("The cache was filled by `forward`: pass `decoder_input_ids`, the columns that follow.")
     if cache is not None and cache.batch_size != num_rows:
@@ -81,6 +87,16 @@ def check_generation_inputs(config: SmallEConfig, kwargs: dict[str, Any]) -> int
             f"The cache holds {cache.batch_size} utterances, the text {num_rows}: select rows of the cache."
         )
     return num_rows
+
+
+def require_tensor(name: str, value: Any) -> None:
+    """Refuses lists and strings where a tensor belongs.
+
+    Raises:
+        TypeError: The value is given and no tensor.
+    """
+    if value is not None and not isinstance(value, torch.Tensor):
+        raise TypeError(f"`{name}` must be a tensor, got {type(value).__name__}: use `torch.tensor` or the processor.")
 
 
 def _check_text(config: SmallEConfig, input_ids: torch.Tensor, mask: torch.Tensor | None) -> None:
@@ -130,6 +146,8 @@ def check_voice_prompt(
     for other in ("past_key_values", "decoder_input_ids"):
         if kwargs.get(other) is not None:
             raise ValueError(f"A voice prompt begins an utterance: pass it without `{other}`.")
+    require_tensor("audio_prompt_codes", codes)
+    require_tensor("audio_prompt_mask", mask)
     check_codes(codes, config, "audio_prompt_codes")
     if codes.ndim != 3 or codes.shape[0] != num_rows:
         raise ValueError(
@@ -137,6 +155,8 @@ def check_voice_prompt(
         )
     if mask is not None and mask.shape != codes.shape[:2]:
         raise ValueError(f"`audio_prompt_mask` {tuple(mask.shape)} must have shape {tuple(codes.shape[:2])}.")
+    if codes.numel() == 0 or (mask is not None and not mask.any()):
+        raise ValueError("The voice prompt holds no frames: leave it out, or pass a longer recording.")
 
 
 __all__ = ["check_generation_inputs", "check_generation_options", "check_voice_prompt"]

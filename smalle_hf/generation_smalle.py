@@ -202,7 +202,6 @@ class SmallEGenerationMixin(GenerationMixin):
         num_rows = model_kwargs["encoder_outputs"][0].shape[0]
         cache = model_kwargs.get("past_key_values")
         if cache is not None:
-            cache.check(self.config)
             cache = cache.clone().to(self.device)
             if cache.batch_size != num_rows:
                 cache.batch_repeat_interleave(num_rows // cache.batch_size)
