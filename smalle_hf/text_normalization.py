@@ -16,7 +16,7 @@ from .english_normalization import verbalize_addresses, verbalize_english
 BEFORE_NFKC = str.maketrans(
     {
         **{fraction: f" {fraction}" for fraction in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"},
-        **dict.fromkeys("´`ʹʼ΄᾽᾿", "'"),
+        **dict.fromkeys("´΄᾽᾿", "'"),
         **dict.fromkeys("™®©℠¨¸¯", ""),
         "²": "^2",
         "³": "^3",
@@ -25,7 +25,7 @@ BEFORE_NFKC = str.maketrans(
 )
 AFTER_NFKC = str.maketrans(
     {
-        **dict.fromkeys("‘’‚‛′‹›", "'"),
+        **dict.fromkeys("‘’‚‛′‹›`ʹʼ", "'"),
         **dict.fromkeys("“”„‟″«»〝〞", '"'),
         **dict.fromkeys("‐⁃", "-"),
         **dict.fromkeys("‒−", "–"),

@@ -1,7 +1,9 @@
 """Contracts of the text normaliser: no text fails, twice is once, and English comes out as it is spoken."""
 
 import re
+import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,15 @@ def test_any_text_is_normalized_and_twice_is_once(text: str, language: str) -> N
     assert once == once.strip()
     assert "  " not in once
     once.encode("utf-8")
+
+
+def test_every_compatibility_character_is_normalized_at_once() -> None:
+    characters = [chr(point) for point in range(sys.maxunicode + 1)]
+    changed = [character for character in characters if unicodedata.normalize("NFKC", character) != character]
+    assert len(changed) > 4000
+    for character in changed:
+        once = normalize_text(f"a{character}b 5{character}6")
+        assert normalize_text(once) == once
 
 
 @given(RULE_TEXT)
