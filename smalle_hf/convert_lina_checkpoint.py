@@ -98,8 +98,8 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     except Exception as error:  # a damaged file surfaces as almost any error, from whichever layer meets it first
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise ValueError(
-            f"{path} is damaged, or holds pickled objects, which are not loaded ({reason}): download it again, or save "
-            "its state dict as safetensors."
+            f"{path} is damaged, or holds pickled objects, which are not loaded ({reason}): download it again, or "
+            "save its state dict as safetensors."
         ) from error
     tensors = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else {}
     anchors = [name for name in tensors if name == ANCHOR or name.endswith("." + ANCHOR)]
