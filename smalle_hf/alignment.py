@@ -11,6 +11,7 @@ relative because the map may be wide: with a wide map no token ever gets much we
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,26 @@ def word_times(times: torch.Tensor, token_to_word: torch.Tensor, num_words: int 
     return result.masked_fill(start.isinf()[..., None], float("nan"))
 
 
+def map_tokens_to_words(text: str, offsets: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Which word of a text each token belongs to. Words are separated by white space and hold a letter or digit.
+
+    Args:
+        text (`str`): The text that was tokenized, as the tokenizer saw it.
+        offsets (`Sequence[tuple[int, int]]`): First and last character (exclusive) of each of the S tokens in `text`;
+            (0, 0) for special tokens. Fast tokenizers give it with `return_offsets_mapping=True`.
+
+    Returns:
+        `torch.LongTensor` of shape `(S,)`: Word of each token, numbered from 0; -1 for tokens of no word, such as
+        special tokens, spaces and punctuation.
+    """
+    word_of_character, word = [], -1
+    for part in re.findall(r"\s+|\S+", text):
+        is_word = any(map(str.isalnum, part))
+        word += is_word
+        word_of_character += [word if is_word and character.isalnum() else -1 for character in part]
+    return torch.tensor([max(word_of_character[start:end], default=-1) for start, end in offsets], dtype=torch.long)
+
+
 def words_with(tokens: torch.Tensor, token_to_word: torch.Tensor, num_words: int | None = None) -> torch.Tensor:
     """Words of which at least half the tokens are marked, for example skipped or repeated ones.
 
@@ -346,6 +367,7 @@ __all__ = [
     "AlignmentReport",
     "analyze_alignment",
     "expected_positions",
+    "map_tokens_to_words",
     "plot_alignment",
     "token_times",
     "word_times",

@@ -11,6 +11,7 @@ from torch.nn import functional
 from smalle_hf.alignment import (
     analyze_alignment,
     expected_positions,
+    map_tokens_to_words,
     plot_alignment,
     token_times,
     word_times,
@@ -221,3 +222,9 @@ def test_any_monotonic_path_survives_the_filter_and_gives_contiguous_times(steps
     assert times[-1, 1] == len(path)
     assert times[1:, 0].equal(times[:-1, 1])
     assert (times[:, 1] - times[:, 0]).sum() == len(path)
+
+
+def test_tokens_belong_to_the_words_between_the_spaces():
+    text = "don't - stop, mr x"
+    offsets = [(0, 0), (0, 3), (3, 5), (5, 6), (6, 7), (7, 12), (12, 13), (13, 16), (16, 18), (0, 0)]
+    assert map_tokens_to_words(text, offsets).tolist() == [-1, 0, 0, -1, -1, 1, -1, 2, 3, -1]

@@ -1,10 +1,12 @@
 """Metrics for which a model listens: speaker similarity and predicted mean opinion score; and the real-time factor."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+from tqdm import tqdm
 
 from .mos_models import create_mos_model
 from .speaker_models import create_speaker_model
@@ -12,6 +14,10 @@ from .speaker_models import create_speaker_model
 
 def _waveform() -> datasets.Sequence:
     return datasets.Sequence(datasets.Value("float32"))
+
+
+def _progress(steps: Iterable[Any], total: int | None = None) -> tqdm:
+    return tqdm(steps, desc="listening", total=total, disable=None)
 
 
 class SpeakerSimilarity(evaluate.Metric):
@@ -67,7 +73,7 @@ class SpeakerSimilarity(evaluate.Metric):
                 self.speaker_model(np.asarray(prediction, dtype=np.float32), sampling_rate)
                 @ self.speaker_model(np.asarray(reference, dtype=np.float32), reference_sampling_rate or sampling_rate)
             )
-            for prediction, reference in zip(predictions, references, strict=True)
+            for prediction, reference in _progress(zip(predictions, references, strict=True), len(predictions))
         ]
         return {
             "speaker_similarity_mean": sum(similarities) / len(similarities),
@@ -113,7 +119,9 @@ class MeanOpinionScore(evaluate.Metric):
         Raises:
             ValueError: A waveform is not mono or not finite.
         """
-        scores = [self.mos_model(np.asarray(speech, dtype=np.float32), sampling_rate) for speech in predictions]
+        scores = [
+            self.mos_model(np.asarray(speech, dtype=np.float32), sampling_rate) for speech in _progress(predictions)
+        ]
         columns = {name: [score[name] for score in scores] for name in scores[0]}
         return {**{f"{name}_mean": sum(values) / len(values) for name, values in columns.items()}, **columns}
 
