@@ -117,7 +117,7 @@ class SmallECollator:
             row = rows[texts.index(None)]
             raise ValueError(f"Row {row.get('id', texts.index(None))} has no text: leave untranscribed rows out.")
         if isinstance(self.tokenizer, PreTrainedTokenizerBase | ProcessorMixin):
-            ids = self.tokenizer(text=texts, padding=False)["input_ids"]
+            ids = self.tokenizer(text=texts, padding=False, return_tensors=None)["input_ids"]
         else:
             ids = [self.tokenizer(text) for text in texts]
         flat = np.concatenate([np.asarray(row_ids, dtype=np.int64) for row_ids in ids])

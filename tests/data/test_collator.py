@@ -35,7 +35,7 @@ def delayed_alone(row, config):
     return apply_delay(torch.from_numpy(codes).long(), config)
 
 
-delay_patterns = st.sampled_from([None, [0, 0, 0, 0], [0, 1, 2, 3], [3, 1, 0, 0], [0, 5, 5, 5]])
+delay_patterns = st.sampled_from([[0, 0, 0, 0], [0, 1, 2, 3], [3, 1, 0, 0], [0, 5, 5, 5]])
 ragged = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
