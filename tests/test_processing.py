@@ -480,7 +480,6 @@ def test_saving_and_loading_changes_no_byte(tmp_path: Path) -> None:
 
 
 def test_auto_classes_load_the_folder(trained: SmallEProcessor, tmp_path: Path) -> None:
-    AutoProcessor.register(SmallEConfig, SmallEProcessor, exist_ok=True)
     trained.save_pretrained(tmp_path)
     SmallEConfig.from_preset("tiny").save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
