@@ -19,6 +19,7 @@ from transformers.generation.logits_process import (
 from transformers.utils import logging
 
 from .cache_smalle import SmallECache
+from .candidates_smalle import check_candidate_options, expand_randomness, keep_best
 from .delay_pattern import apply_delay, ids_to_codes, revert_delay
 from .delayed_rows import DelayedRows
 from .generation_checks import check_generation_inputs, check_generation_options, check_voice_prompt
@@ -65,6 +66,8 @@ class SmallEGenerationMixin(GenerationMixin):
             max_new_tokens (`int`, *optional*): Frames to return at most. By default `config.max_frames_per_text_token`
                 per text token of each row.
             num_return_sequences (`int`, defaults to 1): Utterances per text.
+            num_candidates (`int`, defaults to 1): Utterances that are sampled of each text, of which the one is
+                returned whose alignment reads the text best; see `score_alignments`.
             enforce_delay_pattern (`bool`, defaults to `True`): Rule out ids that contradict the delay pattern and end
                 with the first codebook's stop id. `False`: emit whatever the model prefers, and end when all codebooks
                 emit the stop id in one column, as the paper's released code does.
@@ -94,6 +97,7 @@ class SmallEGenerationMixin(GenerationMixin):
             raise ValueError("Small-E counts the frames it returns: use `max_new_tokens` instead of `max_length`.")
         options = self._options(generation_config, kwargs)
         check_generation_options(options)
+        num_candidates = check_candidate_options(options)
         num_rows = check_generation_inputs(self.config, kwargs)
         if input_values is not None:
             if audio_prompt_codes is not None:
@@ -107,7 +111,10 @@ class SmallEGenerationMixin(GenerationMixin):
             options["attention_mask"] = kwargs["attention_mask"]
         kwargs.setdefault("return_dict_in_generate", True)
         kwargs |= self._frame_limits(num_rows, options)
-        num_generated = num_rows * (options.get("num_return_sequences") or 1)
+        if num_candidates > 1:
+            kwargs["num_return_sequences"] = num_candidates
+            generator, seed = expand_randomness(generator, seed, num_rows, num_candidates)
+        num_generated = num_rows * (kwargs.get("num_return_sequences") or options.get("num_return_sequences") or 1)
         kwargs["generators"] = make_generators(generator, seed, num_generated, self.device)
         return super().generate(generation_config=generation_config, **kwargs)
 
@@ -156,6 +163,7 @@ class SmallEGenerationMixin(GenerationMixin):
             "return_alignments": False,
             "output_audio": self.codec_model is not None,
             "is_default_limit": False,
+            "num_candidates": 1,
             "generators": None,
         }
         given = {name: kwargs.pop(name) for name in own if kwargs.get(name) is not None}
@@ -256,6 +264,7 @@ class SmallEGenerationMixin(GenerationMixin):
         cache: SmallECache | None = model_kwargs.get("past_key_values")
         rows = self._start_rows(input_ids, model_kwargs, frame_limits, prompt_ids, generation_config)
         is_continued = cache is not None and cache.last_ids is not None
+        needs_alignments = generation_config.return_alignments or generation_config.num_candidates > 1
         # What the first frames need from before: their leading codebooks and alignments, if this is a continuation.
         ids = [rows.history if is_continued else rows.history[:, -1:]]
         alignments = [rows.alignments] if is_continued else []
@@ -264,7 +273,7 @@ class SmallEGenerationMixin(GenerationMixin):
             input_ids, rows, logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs
         ):
             ids.append(column.ids[:, None])
-            if generation_config.return_alignments:
+            if needs_alignments:
                 alignments.append(column.alignment[:, None])
             if generation_config.output_scores:
                 scores.append(column.scores)
@@ -274,7 +283,6 @@ class SmallEGenerationMixin(GenerationMixin):
             cache.last_ids, cache.last_alignments, cache.is_finished = rows.history, rows.alignments, rows.is_finished
 
         lengths = rows.lengths()
-        self._report_limit(rows, lengths, generation_config)
         is_frame = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
         delayed_ids = torch.cat(ids, dim=1)
         codes = ids_to_codes(revert_delay(delayed_ids, self.config)[:, : is_frame.shape[1]], self.config)
@@ -287,12 +295,22 @@ class SmallEGenerationMixin(GenerationMixin):
             logits=tuple(logits) if generation_config.output_logits else None,
             past_key_values=cache,
         )
-        if generation_config.return_alignments:
+        if needs_alignments:
             aligned = torch.cat(alignments or [rows.alignments], dim=1)[:, : is_frame.shape[1]]
             output.alignments = aligned * is_frame[..., None]
+        limits = rows.limits
+        if generation_config.num_candidates > 1:
+            goes_on = is_continued or input_ids.shape[1] > 1
+            output, best = keep_best(
+                output, generation_config.num_candidates, model_kwargs.get("attention_mask"), goes_on
+            )
+            limits = limits[best]
+            if not generation_config.return_alignments:
+                output.alignments = None
+        self._report_limit(output, limits, generation_config)
         if generation_config.output_audio:
-            output.audio = self.decode_audio(output.sequences, lengths)
-            output.audio_lengths = lengths * self.config.frame_length
+            output.audio = self.decode_audio(output.sequences, output.sequence_lengths)
+            output.audio_lengths = output.sequence_lengths * self.config.frame_length
         if generation_config.return_dict_in_generate:
             return output
         return output.sequences if output.audio is None else output.audio
@@ -390,11 +408,14 @@ class SmallEGenerationMixin(GenerationMixin):
                 mask = (~rows.is_done)[:, None].long() if frozen else None
                 input_ids = ids[:, None]
 
-    def _report_limit(self, rows: DelayedRows, lengths: torch.Tensor, generation_config: GenerationConfig) -> None:
-        met = (~rows.is_finished & (lengths >= rows.limits)).nonzero().flatten().tolist()
+    def _report_limit(
+        self, output: SmallEGenerateOutput, limits: torch.Tensor, generation_config: GenerationConfig
+    ) -> None:
+        is_cut = ~cast(torch.Tensor, output.is_finished) & (cast(torch.Tensor, output.sequence_lengths) >= limits)
+        met = is_cut.nonzero().flatten().tolist()
         if met and generation_config.is_default_limit:
             logger.warning(
-                f"Rows {met} were cut at their limit of {rows.limits[met].tolist()} frames before they ended: the "
+                f"Rows {met} were cut at their limit of {limits[met].tolist()} frames before they ended: the "
                 "model lost the text, or speaks slower than `config.max_frames_per_text_token`; set `max_new_tokens`."
             )
 

@@ -74,6 +74,8 @@ class SmallEGenerateOutput(ModelOutput):
             `output_scores`.
         logits (`tuple[torch.Tensor]` of shape `(B, Q, V)`, *optional*): Raw scores; with `output_logits`.
         past_key_values ([`SmallECache`], *optional*): State to continue from.
+        candidate_scores (`torch.FloatTensor` of shape `(B, N)`, *optional*): Score of every candidate, of which the
+            best one is returned, at most 1; with `num_candidates`.
     """
 
     sequences: torch.Tensor | None = None
@@ -86,6 +88,7 @@ class SmallEGenerateOutput(ModelOutput):
     scores: tuple[torch.Tensor, ...] | None = None
     logits: tuple[torch.Tensor, ...] | None = None
     past_key_values: SmallECache | None = None
+    candidate_scores: torch.Tensor | None = None
 
 
 @dataclass

@@ -1,0 +1,175 @@
+"""Several utterances of each text, of which the one whose alignment reads the text best is kept."""
+
+from typing import Any
+
+import torch
+
+from .alignment import analyze_alignment
+from .outputs_smalle import SmallEGenerateOutput
+from .sampling_smalle import Generators
+
+UNFINISHED_PENALTY = 4.0
+"""More than all the terms of a score that it is added to can make up for."""
+
+SEED_STRIDE = 1_000_003
+"""Distance between the seeds of two candidates. Far more than a batch has rows, so that no two rows share a seed."""
+
+
+def check_candidate_options(options: dict[str, Any]) -> int:
+    """Number of candidates that the options of `generate` ask for.
+
+    Args:
+        options (`dict`): Arguments of `generate` on top of those of its generation configuration.
+
+    Raises:
+        ValueError: It is no positive number, or the utterances are not sampled, or several of each text are returned.
+    """
+    num_candidates = options.get("num_candidates") or 1
+    if not isinstance(num_candidates, int) or num_candidates < 1:
+        raise ValueError(f"`num_candidates` must be a whole number of at least 1, got {num_candidates}.")
+    num_return_sequences = options.get("num_return_sequences") or 1
+    if num_candidates > 1 and num_return_sequences > 1:
+        raise ValueError(
+            f"`num_candidates` ({num_candidates}) keeps one utterance of each text, `num_return_sequences` "
+            f"({num_return_sequences}) returns several: leave one of them out."
+        )
+    if num_candidates > 1 and not options.get("do_sample"):
+        raise ValueError("Without sampling all candidates are the same: set `do_sample=True`, or leave them out.")
+    return num_candidates
+
+
+def expand_randomness(
+    generator: Generators, seed: int | list[int] | None, num_rows: int, num_candidates: int
+) -> tuple[Generators, list[int] | int | None]:
+    """Sources of randomness for the candidates of each text, from those for the texts.
+
+    The first candidate of a seeded text draws what the text draws without candidates, and a text draws in any batch
+    what it draws alone. Of a list of generators, each serves the candidates of its text in turn.
+
+    Args:
+        generator (`torch.Generator` or a list of B of them, *optional*): As `generate` takes it.
+        seed (`int` or a list of B, *optional*): As `generate` takes it.
+        num_rows (`int`): Texts B.
+        num_candidates (`int`): Candidates N of each.
+
+    Returns:
+        Generator (or B * N of them) and seed (or B * N of them), candidates of one text side by side.
+
+    Raises:
+        ValueError: The number of generators or seeds is not that of the texts.
+    """
+    if num_candidates == 1:
+        return generator, seed
+    for given in (generator, seed):
+        if isinstance(given, list) and len(given) != num_rows:
+            raise ValueError(f"Pass one generator or seed for each of the {num_rows} texts, got {len(given)}.")
+    if isinstance(generator, list):
+        generator = [entry for entry in generator for _ in range(num_candidates)]
+    if seed is not None:
+        seeds = [seed + row for row in range(num_rows)] if isinstance(seed, int) else seed
+        seed = [number + SEED_STRIDE * candidate for number in seeds for candidate in range(num_candidates)]
+    return generator, seed
+
+
+def score_alignments(
+    alignments: torch.Tensor,
+    frame_lengths: torch.Tensor,
+    is_finished: torch.Tensor,
+    required_tokens: torch.Tensor,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """How well utterances read their text, by their alignments alone.
+
+    The score is 1 minus the share of the text that went wrong, counted in text tokens over the required ones:
+
+        missed     required tokens that no frame attends to: skipped, or never reached
+        repeated   required tokens that the alignment visits again
+        backward   the furthest that the position ever falls behind what it had reached
+        end        tokens between the one attended to at the end and the last required one
+
+    Each is at most the whole text. An utterance that met its limit before it ended gets 4 less, which puts it behind
+    every one that ended. A faultless utterance scores just below 1, for the position always moves a little.
+
+    The authors' released heuristic needs a whole pool: it drops the half whose alignments move backwards most, then
+    the shortest half. It has no notion of a text that is left unfinished.
+
+    Args:
+        alignments (`torch.Tensor` of shape `(B, T, S)`): Weight of every text token at every frame.
+        frame_lengths (`torch.LongTensor` of shape `(B,)`): Frames of each utterance.
+        is_finished (`torch.BoolTensor` of shape `(B,)`): Utterances that ended by themselves.
+        required_tokens (`torch.BoolTensor` of shape `(B, S)`): Tokens that shall be spoken.
+        start (`torch.Tensor` of shape `(B,)`, *optional*): Token at which each utterance shall begin, where it goes on
+            from earlier speech; tokens before it are not required, and going there counts as backward. The beginning
+            of the text when `None`.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B,)`: Scores; the higher the better, at most 1.
+    """
+    if alignments.shape[1] == 0:
+        alignments = alignments.new_zeros(len(alignments), 1, alignments.shape[2])
+    index = torch.arange(alignments.shape[2], device=alignments.device)
+    token_lengths = torch.where(required_tokens, index + 1, 0).amax(dim=1)
+    if start is not None:
+        required_tokens = required_tokens & (index >= start[:, None])
+    report = analyze_alignment(alignments, frame_lengths, required_tokens=required_tokens)
+    required = required_tokens.sum(dim=1).clamp(min=1)
+    backward = report.backward_max
+    if start is not None:
+        is_frame = torch.arange(alignments.shape[1], device=alignments.device) < frame_lengths[:, None]
+        earliest = report.positions.masked_fill(~is_frame, float("inf")).amin(dim=1)
+        backward = torch.maximum(backward, start - earliest)
+    missed = (report.skipped | report.unfinished).sum(dim=1)
+    end = (token_lengths - 1 - report.path[:, -1]).clamp(min=0)
+    faults = [missed, report.repeated.sum(dim=1), backward, end]
+    shares = torch.stack([(fault / required).clamp(max=1.0) for fault in faults])
+    return 1.0 - shares.sum(dim=0) - UNFINISHED_PENALTY * (~is_finished)
+
+
+def keep_best(
+    output: SmallEGenerateOutput,
+    num_candidates: int,
+    attention_mask: torch.Tensor | None,
+    goes_on: bool,
+) -> tuple[SmallEGenerateOutput, torch.Tensor]:
+    """Reduces the candidates of each text to the best one.
+
+    Args:
+        output ([`SmallEGenerateOutput`]): B * N utterances with alignments, those of one text side by side.
+        num_candidates (`int`): Utterances N of each text.
+        attention_mask (`torch.Tensor` of shape `(B * N, S)`, *optional*): 1 for text, 0 for padding.
+        goes_on (`bool`): Whether the utterances follow a voice prompt or earlier speech, and so begin somewhere in
+            the text: where the median of its candidates does.
+
+    Returns:
+        The output of B utterances, with `candidate_scores`, and the rows `(B,)` that were chosen.
+    """
+    alignments: Any = output.alignments
+    lengths: Any = output.sequence_lengths
+    required = torch.ones(alignments.shape[0], alignments.shape[2], dtype=torch.bool, device=alignments.device)
+    if attention_mask is not None:
+        required &= attention_mask.to(required)
+    # A text stands between its begin and end tokens, which nobody speaks.
+    last = required.sum(dim=1, keepdim=True) - 1
+    index = torch.arange(required.shape[1], device=required.device)
+    required &= (index > 0) & (index < last)
+    start = None
+    if goes_on and alignments.shape[1]:
+        first = alignments[:, 0].argmax(dim=1).view(-1, num_candidates)
+        start = first.median(dim=1).values.repeat_interleave(num_candidates)
+    scores = score_alignments(alignments, lengths, output.is_finished, required, start).view(-1, num_candidates)
+    chosen = scores.argmax(dim=1) + num_candidates * torch.arange(len(scores), device=scores.device)
+    best = SmallEGenerateOutput(**{name: _take_rows(value, chosen) for name, value in output.items()})
+    num_frames = int(lengths[chosen].max())
+    best.sequences = best.sequences[:, :num_frames]
+    best.alignments = best.alignments[:, :num_frames]
+    best.candidate_scores = scores
+    return best, chosen
+
+
+def _take_rows(value: Any, rows: torch.Tensor) -> Any:
+    if isinstance(value, tuple):
+        return tuple(entry[rows] for entry in value)
+    return value[rows]
+
+
+__all__ = ["check_candidate_options", "expand_randomness", "keep_best", "score_alignments"]
