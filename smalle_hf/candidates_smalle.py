@@ -127,24 +127,30 @@ def score_alignments(
 
 def keep_best(
     output: SmallEGenerateOutput,
-    num_candidates: int,
+    limits: torch.Tensor,
     attention_mask: torch.Tensor | None,
     goes_on: bool,
+    generation_config: Any,
 ) -> tuple[SmallEGenerateOutput, torch.Tensor]:
     """Reduces the candidates of each text to the best one.
 
     Args:
         output ([`SmallEGenerateOutput`]): B * N utterances with alignments, those of one text side by side.
-        num_candidates (`int`): Utterances N of each text.
+        limits (`torch.LongTensor` of shape `(B * N,)`): Frames that each may have.
         attention_mask (`torch.Tensor` of shape `(B * N, S)`, *optional*): 1 for text, 0 for padding.
         goes_on (`bool`): Whether the utterances follow a voice prompt or earlier speech, and so begin somewhere in
             the text: where the median of its candidates does.
+        generation_config (`GenerationConfig`): Gives the number of candidates N and whether to return alignments.
 
     Returns:
-        The output of B utterances, with `candidate_scores`, and the rows `(B,)` that were chosen.
+        The output of B utterances, with `candidate_scores`, and their limits. As they are if N is 1.
     """
+    num_candidates = generation_config.num_candidates
+    if num_candidates == 1:
+        return output, limits
     alignments: Any = output.alignments
     lengths: Any = output.sequence_lengths
+    is_finished: Any = output.is_finished
     required = torch.ones(alignments.shape[0], alignments.shape[2], dtype=torch.bool, device=alignments.device)
     if attention_mask is not None:
         required &= attention_mask.to(required)
@@ -156,14 +162,14 @@ def keep_best(
     if goes_on and alignments.shape[1]:
         first = alignments[:, 0].argmax(dim=1).view(-1, num_candidates)
         start = first.median(dim=1).values.repeat_interleave(num_candidates)
-    scores = score_alignments(alignments, lengths, output.is_finished, required, start).view(-1, num_candidates)
+    scores = score_alignments(alignments, lengths, is_finished, required, start).view(-1, num_candidates)
     chosen = scores.argmax(dim=1) + num_candidates * torch.arange(len(scores), device=scores.device)
-    best = SmallEGenerateOutput(**{name: _take_rows(value, chosen) for name, value in output.items()})
+    best: Any = SmallEGenerateOutput(**{name: _take_rows(value, chosen) for name, value in output.items()})
     num_frames = int(lengths[chosen].max())
     best.sequences = best.sequences[:, :num_frames]
-    best.alignments = best.alignments[:, :num_frames]
+    best.alignments = best.alignments[:, :num_frames] if generation_config.return_alignments else None
     best.candidate_scores = scores
-    return best, chosen
+    return best, limits[chosen]
 
 
 def _take_rows(value: Any, rows: torch.Tensor) -> Any:

@@ -298,15 +298,8 @@ class SmallEGenerationMixin(GenerationMixin):
         if needs_alignments:
             aligned = torch.cat(alignments or [rows.alignments], dim=1)[:, : is_frame.shape[1]]
             output.alignments = aligned * is_frame[..., None]
-        limits = rows.limits
-        if generation_config.num_candidates > 1:
-            goes_on = is_continued or input_ids.shape[1] > 1
-            output, best = keep_best(
-                output, generation_config.num_candidates, model_kwargs.get("attention_mask"), goes_on
-            )
-            limits = limits[best]
-            if not generation_config.return_alignments:
-                output.alignments = None
+        text_mask, goes_on = model_kwargs.get("attention_mask"), is_continued or input_ids.shape[1] > 1
+        output, limits = keep_best(output, rows.limits, text_mask, goes_on, generation_config)
         self._report_limit(output, limits, generation_config)
         if generation_config.output_audio:
             output.audio = self.decode_audio(output.sequences, output.sequence_lengths)
