@@ -67,14 +67,20 @@ def encode_audio(
         Codes of shape `(B, T, Q)` and their mask of shape `(B, T)`.
 
     Raises:
-        ValueError: The shape is wrong, or a row is empty or not finite.
+        TypeError: The samples are integers.
+        ValueError: A shape is wrong, or a row is empty or not finite.
     """
     if input_values.ndim == 3 and input_values.shape[1] == 1:
         input_values = input_values[:, 0]
     if input_values.ndim != 2:
         raise ValueError(f"Audio must have shape (batch, samples), mono, got {tuple(input_values.shape)}.")
+    if not input_values.is_floating_point():
+        raise TypeError(f"Audio must hold floating point samples between -1 and 1, got {input_values.dtype}.")
     if input_values_mask is None:
         input_values_mask = torch.ones_like(input_values)
+    if input_values_mask.shape != input_values.shape:
+        shapes = f"{tuple(input_values_mask.shape)} instead of {tuple(input_values.shape)}"
+        raise ValueError(f"The audio's mask has shape {shapes}: pass one value per sample.")
     lengths = input_values_mask.long().sum(dim=-1).tolist()
     if min(lengths, default=0) == 0:
         raise ValueError("The audio is empty: pass at least one sample per row.")

@@ -279,8 +279,8 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
 
     def train(self, mode: bool = True) -> "SmallEForSpeechGeneration":
         super().train(mode)
-        if self.codec_model is not None:  # frozen: it never leaves inference mode
-            self.codec_model.eval()
+        if self.codec_model is not None:  # frozen, also after a loader has replaced its parameters
+            self.codec_model.requires_grad_(False).eval()
         return self
 
     @can_return_tuple
