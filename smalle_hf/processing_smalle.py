@@ -44,14 +44,12 @@ class SmallEProcessor(ProcessorMixin):
 
     Example:
 
-    ```python
     >>> from smalle_hf import SmallEProcessor
 
     >>> processor = SmallEProcessor.from_characters()
     >>> processor.normalize("Dr. Dolittle paid $3.")
     'doctor dolittle paid three dollars.'
     >>> inputs = processor(["Hello!", "How are you?"])
-    ```
     """
 
     def __init__(
