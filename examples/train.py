@@ -11,7 +11,8 @@ checkpoint when it is started again, with the same losses and weights as without
 OUTPUT_DIR/model, a folder that `pipeline("text-to-speech", model=...)` speaks from; beside it are checkpoints,
 samples, log.jsonl and what the trackers write.
 
-Exit codes: 0 done; 2 wrong arguments or data; 3 the loss diverged; 128 + N stopped by signal N, with a checkpoint.
+Exit codes: 0 done; 1 something is wrong with data or models; 2 wrong arguments; 3 the loss diverged; 128 + N stopped
+by signal N, with a checkpoint.
 """
 
 import functools
@@ -347,7 +348,7 @@ def main() -> int:
     except (ArgumentsError, TokenCacheError, CheckpointError, DivergedError) as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"train.py: error: {error}", file=sys.stderr)
-        return 3 if isinstance(error, DivergedError) else 2
+        return 3 if isinstance(error, DivergedError) else 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -204,7 +205,7 @@ def yaml_as_arguments(path: str) -> list[str]:
             hint = f": did you mean `{close[0]}`?" if close else "."
             raise ArgumentsError(f"{path} has the unknown argument `{name}`{hint}")
         if isinstance(value, dict):
-            value = [f"{key}={item}" for key, item in value.items()]
+            value = [f"{key}={json.dumps(item)}" for key, item in value.items()]
         if value is None or value == []:
             continue
         arguments += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
@@ -212,7 +213,7 @@ def yaml_as_arguments(path: str) -> list[str]:
 
 
 def model_overrides(options: Sequence[str]) -> dict[str, Any]:
-    """Reads `["hidden_size=192", "delays=[0, 1, 2, 3]"]`, the values as YAML.
+    """Reads `["hidden_size=192", "delays=[0, 1, 2, 3]"]`: values are JSON, or else plain text.
 
     Raises:
         ArgumentsError: An option has no `=`.
@@ -222,7 +223,10 @@ def model_overrides(options: Sequence[str]) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if not equals:
             raise ArgumentsError(f"`model_options` are written name=value, got {option!r}.")
-        overrides[name.strip()] = yaml.safe_load(value)
+        try:
+            overrides[name.strip()] = json.loads(value)
+        except ValueError:
+            overrides[name.strip()] = value.strip()
     return overrides
 
 

@@ -90,6 +90,8 @@ def open_corpus(folder: str, arguments: TrainingArguments) -> Corpus:
     """
     if not Path(folder).is_dir():
         raise ArgumentsError(f"There is no folder {folder}: make a token cache with examples/encode_dataset.py.")
+    if not any(pq.read_metadata(shard).num_rows for shard in shard_paths(folder)):
+        raise ArgumentsError(f"{folder} is an empty token cache: encode some speech with text.")
     cache = TokenCache(folder)
     frames = cache.num_frames
     limit = min(arguments.frames_per_batch, arguments.max_frames or arguments.frames_per_batch)
@@ -101,7 +103,7 @@ def open_corpus(folder: str, arguments: TrainingArguments) -> Corpus:
     left_out = Counter({reason: int(fails.sum()) for reason, fails in checks.items() if fails.any()})
     rows = np.flatnonzero(~np.any(list(checks.values()), axis=0))
     if not len(rows):
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items()) or "it is empty"
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
         raise ArgumentsError(f"{folder} has no usable utterance ({reasons}): encode others or move the limits.")
     return Corpus(Path(folder), cache, rows, left_out)
 

@@ -108,7 +108,7 @@ class Sums:
 
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss > 700 else math.exp(loss)
 
 
 def reduce_sums(accelerator: Accelerator, sums: torch.Tensor, grad_norm: torch.Tensor | float) -> Sums:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedModel
 
 from ..configuration_smalle import SmallEConfig
@@ -129,8 +130,9 @@ def new_config(arguments: TrainingArguments, codec: CodecInfo) -> SmallEConfig:
     }
     try:
         return SmallEConfig.from_preset(arguments.preset, **(fitted | model_overrides(arguments.model_options)))
-    except (ValueError, TypeError) as error:
-        raise ArgumentsError(f"`model_options`: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ArgumentsError(f"`preset` and `model_options` do not fit: {reason}") from error
 
 
 def tuned_config(config: SmallEConfig, arguments: TrainingArguments) -> SmallEConfig:

@@ -1,7 +1,7 @@
 """Runs `examples/train.py` with FSDP2 on CPU processes: `torchrun --nproc_per_node 2 fsdp_on_cpu.py ARGUMENTS`.
 
-Accelerate applies FSDP to accelerators only. Here its state is told otherwise, so that sharding, which works over gloo, is
-tested without a GPU. Exit code 4: nothing was sharded.
+Accelerate applies FSDP to accelerators only. Here its state is told otherwise, so that sharding, which works over
+gloo, is tested without a GPU. Exit code 4: nothing was sharded.
 """
 
 import runpy
