@@ -39,7 +39,7 @@ def check_generation_options(options: dict[str, Any]) -> None:
         if is_set and not (name == "guidance_scale" and value == 1):
             raise ValueError(f"Small-E cannot generate with `{name}` ({meaning}): leave it out.")
     if (options.get("num_beams") or 1) > 1:
-        raise ValueError("Small-E cannot generate by beam search: leave out `num_beams`, or pass `num_candidates`.")
+        raise ValueError("Small-E cannot generate by beam search: leave `num_beams` at its default, or pass `num_candidates`.")
     limit = options.get("max_new_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {limit}.")
@@ -161,7 +161,7 @@ def check_voice_prompt(
     if mask is not None and mask.shape != codes.shape[:2]:
         raise ValueError(f"`audio_prompt_mask` {tuple(mask.shape)} must have shape {tuple(codes.shape[:2])}.")
     if codes.numel() == 0 or (mask is not None and not mask.any()):
-        raise ValueError("The voice prompt holds no frames: leave it out, or pass a longer recording.")
+        raise ValueError("`audio_prompt_codes` holds no frames: leave it out, or pass a longer recording.")
 
 
 __all__ = ["check_generation_inputs", "check_generation_options", "check_voice_prompt"]
