@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from smalle_hf.configuration_smalle import SmallEConfig
 from smalle_hf.data.collator import SmallECollator
 from smalle_hf.delay_pattern import apply_delay
+from smalle_hf.processing_smalle import SmallEProcessor
 
 
 def text_to_ids(text):
@@ -113,6 +114,18 @@ def test_accepts_lists_and_matrices_of_codes_and_returns_ids():
         batch = collator(variant)
         assert batch.pop("id") == expected["id"]
         assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_texts_go_through_a_processor_or_its_tokenizer():
+    config = SmallEConfig.from_preset("tiny")
+    processor = SmallEProcessor.from_characters(config=config)
+    rows = [{**row, "text": text} for row, text in zip(make_rows([5, 9]), ["Dr. No paid $3.", "Yes!"], strict=True)]
+    expected = processor([row["text"] for row in rows])
+    batch = SmallECollator(config, processor)(rows)
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    spoken = [{**row, "text": processor.normalize(row["text"])} for row in rows]
+    assert torch.equal(SmallECollator(config, processor.tokenizer)(spoken)["input_ids"], expected["input_ids"])
 
 
 def test_large_codebooks_do_not_overflow():

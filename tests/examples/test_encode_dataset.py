@@ -263,6 +263,17 @@ def test_broken_recordings_are_skipped_counted_and_judged(run, corpus, tmp_path,
     assert len(error.splitlines()) == 1
 
 
+def test_untranscribed_audio_is_kept_on_request(run, corpus, tmp_path):
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()[:3]]
+    del rows[1]["text"]
+    manifest = corpus.with_name("partly.jsonl")
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(tmp_path / "all", "--allow-untranscribed", source=manifest) == 0
+    assert tables(tmp_path / "all")[0].column("text").to_pylist() == ["Text 0.", None, "Text 2."]
+    assert run(tmp_path / "some", source=manifest) == 1  # a third is broken
+    assert tables(tmp_path / "some")[0].column("id").to_pylist() == ["utt-0", "utt-2"]
+
+
 def test_a_folder_of_other_rows_or_of_another_codec_is_refused(run, corpus, tmp_path, capsys):
     assert run(tmp_path / "cache", "--rows-per-shard", "10") == 0
     before = tables(tmp_path / "cache")
