@@ -249,4 +249,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named configurations for [`SmallEConfig.from_preset`]: only what differs from the defaults."""
 
+SmallEConfig.register_for_auto_class()
+
 __all__ = ["PRESETS", "SmallEConfig"]

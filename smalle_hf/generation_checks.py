@@ -8,9 +8,6 @@ from .configuration_smalle import SmallEConfig
 from .delay_pattern import check_codes
 
 UNSUPPORTED_OPTIONS = {
-    "penalty_alpha": "contrastive search",
-    "dola_layers": "decoding by contrasting layers",
-    "prompt_lookup_num_tokens": "assisted generation",
     "assistant_model": "assisted generation",
     "streamer": "a token streamer",
     "prefix_allowed_tokens_fn": "constrained generation",
@@ -38,8 +35,8 @@ def check_generation_options(options: dict[str, Any]) -> None:
         is_set = isinstance(value, torch.Tensor) or bool(value)
         if is_set and not (name == "guidance_scale" and value == 1):
             raise ValueError(f"Small-E cannot generate with `{name}` ({meaning}): leave it out.")
-    if (options.get("num_beams") or 1) > 1:
-        raise ValueError("Small-E cannot generate by beam search: leave `num_beams` at its default, or pass `num_candidates`.")
+    if options.get("temperature") is not None and options["temperature"] <= 0:
+        raise ValueError("`temperature` must be above 0: pass `do_sample=False` for the best id of every codebook.")
     limit = options.get("max_new_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {limit}.")

@@ -102,8 +102,9 @@ class SmallEGenerationMixin(GenerationMixin):
         if input_values is not None:
             if audio_prompt_codes is not None:
                 raise ValueError("Pass the voice once: as `audio_prompt_codes` or as `input_values`.")
-            if len(input_values) != num_rows:
-                raise ValueError(f"Pass one recording for each of the {num_rows} texts, got {len(input_values)}.")
+            if input_values.ndim > 1 and len(input_values) != num_rows:
+                raise ValueError(f"`input_values` needs one prompt for each of the {num_rows} texts.")
+            self._prepare_generation_config(generation_config, **kwargs)  # for its checks, before the codec runs
             audio_prompt_codes, audio_prompt_mask = self.encode_audio(input_values, input_values_mask)
         if audio_prompt_codes is not None:
             check_voice_prompt(self.config, audio_prompt_codes, audio_prompt_mask, num_rows, kwargs)
