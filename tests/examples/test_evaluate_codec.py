@@ -29,10 +29,11 @@ def evaluate_codec(monkeypatch):
 def speech(data_dir):
     """Short utterances with transcripts, at 16 kHz: `(text, waveform)`."""
     rows = [json.loads(line) for line in (data_dir / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen = [row for row in rows if row["path"].startswith("librispeech") and row["text"] and row["duration"] < 6][:3]
+    chosen = [row for row in rows if row["path"].startswith("librispeech") and row["text"] and row["duration"] < 4][:2]
     return [(row["text"], soundfile.read(data_dir / row["path"], dtype="float32")[0]) for row in chosen]
 
 
+@pytest.mark.slow
 def test_only_what_is_lost_counts(evaluate_codec, speech):
     def pairs(damage):
         return [evaluate_codec.Pair(str(i), text, "a", audio, damage(audio)) for i, (text, audio) in enumerate(speech)]
