@@ -131,12 +131,11 @@ def speak_sentences(speaker: Speaker, sentences: Sequence[Sentence], size: int, 
     return [spoken[number] for number in range(len(sentences))]
 
 
-def read_speech(folder: Path, sentences: Sequence[Sentence], output: Path) -> list[Utterance]:
-    """Reads the speech of all sentences from a folder and copies it below `output`.
+def find_speech(folder: Path, sentences: Sequence[Sentence]) -> list[Path]:
+    """The audio file of each sentence in a folder.
 
     Raises:
-        FileNotFoundError: Sentences have no file; raised before anything is read.
-        ValueError: A file is no audio, or empty.
+        FileNotFoundError: A sentence has none.
     """
     candidates = ((sentence.id, folder / f"{sentence.id}{suffix}") for sentence in sentences for suffix in FORMATS)
     files = {id_: path for id_, path in candidates if path.is_file()}
@@ -144,9 +143,18 @@ def read_speech(folder: Path, sentences: Sequence[Sentence], output: Path) -> li
         raise FileNotFoundError(
             f"{folder} lacks the speech of {len(missing)} of {len(sentences)} sentences, such as {missing[0]}.wav."
         )
+    return [files[sentence.id] for sentence in sentences]
+
+
+def read_speech(files: Sequence[Path], sentences: Sequence[Sentence], output: Path) -> list[Utterance]:
+    """Reads the speech of all sentences and copies it below `output`.
+
+    Raises:
+        ValueError: A file is no audio, or empty.
+    """
     utterances = []
-    for sentence in progress(sentences, "reading"):
-        waveform, rate = read_audio(files[sentence.id])
+    for file, sentence in zip(progress(files, "reading"), sentences, strict=True):
+        waveform, rate = read_audio(file)
         path = write_audio(waveform, output / "audio" / f"{sentence.id}.wav", rate)
         files_below = {"audio": path.relative_to(output).as_posix()}
         utterances.append(Utterance(sentence, listen(waveform, rate), files=files_below))
@@ -177,6 +185,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             sentence if sentence.prompt else replace(sentence, prompt=options.voice, prompt_text=options.voice_text)
             for sentence in sentences
         ]
+    files = find_speech(options.audio_dir, sentences) if options.audio_dir else []
     # The judges first: they fail in seconds, the speaking may take hours.
     texts = [sentence.text for sentence in sentences]
     recognizer = create_recognizer(options.recognizer, texts=texts, language=options.language, device=options.device)
@@ -191,7 +200,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if speaker:
         utterances = speak_sentences(speaker, sentences, options.batch_size, options.output)
     else:
-        utterances = read_speech(options.audio_dir, sentences, options.output)
+        utterances = read_speech(files, sentences, options.output)
     add_references(utterances, options.output)
 
     scores = Scores(utterances)

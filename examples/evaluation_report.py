@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,20 +26,23 @@ h1 { font-size: 1.4rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 1.6
 details.all td { padding: .1rem 1.2rem .1rem 0; font-variant-numeric: tabular-nums; }
 .sort { display: none; margin-bottom: .6rem; }
 table.sentences { border-collapse: collapse; width: 100%; }
-.sentences th { position: sticky; top: 0; background: Canvas; text-align: left; border-bottom: 2px solid var(--line);
-  white-space: nowrap; z-index: 1; }
-.sentences th button { all: unset; cursor: pointer; padding: .4rem .5rem .4rem 0; font-weight: 600; }
+.sentences th { position: sticky; top: 0; background: Canvas; text-align: left;
+  border-bottom: 2px solid var(--line); padding: .4rem .5rem .4rem 0;
+  vertical-align: bottom; z-index: 1; }
+.sentences th button { all: unset; cursor: pointer; font-weight: 600; }
 .sentences th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 .sentences td { border-bottom: 1px solid var(--line); padding: .5rem .7rem .5rem 0; vertical-align: top;
   font-variant-numeric: tabular-nums; }
-.sentences td.text { min-width: 18rem; }
+.sentences td.text { min-width: 18rem; overflow-wrap: anywhere; }
+.sentences td.players { min-width: 14rem; }
+.sentences td.number { white-space: nowrap; } .sentences td.picture { min-width: 11rem; padding-right: 0; }
 .heard { color: GrayText; margin-top: .25rem; } .heard::before { content: "heard: "; font-style: italic; }
-.fault { color: var(--bad); font-weight: 600; }
-audio { width: 15rem; max-width: 100%; height: 2.2rem; display: block; }
+.fault { color: var(--bad); }
+audio { width: 100%; height: 2.2rem; display: block; }
 .label { color: GrayText; font-size: .85em; }
-img { width: 15rem; max-width: 100%; height: auto; display: block; border-radius: .25rem; }
+img { width: 100%; height: auto; display: block; border-radius: .25rem; }
 @media (max-width: 60rem) {
   .sort { display: flex; gap: .5rem; align-items: center; }
   .sentences thead { display: none; }
@@ -46,9 +50,9 @@ img { width: 15rem; max-width: 100%; height: auto; display: block; border-radius
   .sentences tr { border: 1px solid var(--line); border-radius: .5rem; padding: .3rem .8rem; margin-bottom: .8rem; }
   .sentences td { border: 0; padding: .25rem 0; display: flex; gap: .6rem; }
   .sentences td::before { content: attr(data-name); flex: 0 0 6.5rem; color: GrayText; }
+  .sentences td > div { flex: 1; min-width: 0; }
   .sentences td.text { display: block; min-width: 0; } .sentences td.text::before { content: none; }
   .sentences td.empty { display: none; }
-  audio, img { width: 100%; }
 }
 """
 
@@ -144,7 +148,7 @@ def render_report(results: dict[str, Any]) -> str:
         *((title, "number") for title, _, _ in columns),
     ]
     titles += [("Alignment", "")] if has_pictures else []
-    settings = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in results["settings"].items())
+    settings = ", ".join(f"{name.replace('_', ' ')}: {_setting(value)}" for name, value in results["settings"].items())
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -199,18 +203,19 @@ def _sort_choices(titles: list[tuple[str, str]]) -> str:
 def _sentence(row: dict[str, Any], columns: list[tuple[str, str, str]], has_pictures: bool) -> str:
     faults = _faults(row)
     heard = f'<div class="heard">{html.escape(row["heard"]) or "nothing"}</div>' if "heard" in row else ""
-    text = f'<span class="label">{html.escape(row["id"])}</span><br>{html.escape(row["text"])}{heard}'
+    wrong = "".join(f'<div class="fault">{fault}</div>' for fault in faults)
+    text = f'<span class="label">{html.escape(row["id"])}</span><br>{html.escape(row["text"])}{heard}{wrong}'
     cells = [
         _cell("Sentence", row["id"], text, "text"),
-        _cell("Speech", "", _players(row)),
-        _cell("Faults", len(faults), "<br>".join(f'<span class="fault">{fault}</span>' for fault in faults)),
+        _cell("Speech", "", _players(row), "players"),
+        _cell("Faults", len(faults), str(len(faults)), "number"),
     ]
     for title, key, kind in columns:
         value = row.get(key)
         shown = "" if value is None else _shown(value, kind)
-        cells.append(_cell(title, "" if value is None or not math.isfinite(value) else value, shown))
+        cells.append(_cell(title, "" if value is None or not math.isfinite(value) else value, shown, "number"))
     if has_pictures:
-        cells.append(_cell("Alignment", "", _picture(row)))
+        cells.append(_cell("Alignment", "", _picture(row), "picture"))
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -225,13 +230,19 @@ def _faults(row: dict[str, Any]) -> list[str]:
     faults = [f"skipped: {html.escape(run)}" for run in row.get("skipped", [])]
     faults += [f"repeated: {html.escape(run)}" for run in row.get("repeated", [])]
     for name in ("skipped", "repeated"):
-        if numbers := row.get(f"alignment_{name}"):
-            faults.append(f"alignment {name}: word {', '.join(str(number + 1) for number in numbers)}")
+        for run in _word_runs(row.get(f"alignment_{name}", []), row.get("words", [])):
+            faults.append(f"alignment {name}: {html.escape(run)}")
     if row["ended"] is False:
         faults.append("never ended")
     if "audio_file" not in row:
         faults.append("no audio")
     return faults
+
+
+def _word_runs(numbers: list[int], words: list[str]) -> list[str]:
+    """Words with consecutive numbers, joined."""
+    groups = groupby(enumerate(numbers), key=lambda item: item[1] - item[0])
+    return [" ".join(words[number] for _, number in group) for _, group in groups]
 
 
 def _players(row: dict[str, Any]) -> str:
@@ -257,6 +268,10 @@ def _shown(value: float, kind: str) -> str:
     if kind == "percent":
         return f"{100 * value:.1f} %"
     return str(value) if kind == "count" else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(f"{name} {entry}" for name, entry in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _plain(value: Any) -> str:

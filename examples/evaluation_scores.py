@@ -104,9 +104,10 @@ class Scores:
         )
         self.add(result, rows, "alignment_")
         for index, utterance in zip(rows, aligned, strict=True):
-            words = utterance.token_to_word
-            report = analyze_alignment(utterance.alignment[None], required_tokens=words >= 0)
-            times = word_times(token_times(report.path, None, len(words), frame_rate), words)[0].tolist()
+            tokens = utterance.token_to_word
+            report = analyze_alignment(utterance.alignment[None], required_tokens=tokens >= 0)
+            times = word_times(token_times(report.path, None, len(tokens), frame_rate), tokens)[0].tolist()
+            self.rows[index]["words"] = utterance.words
             self.rows[index]["alignment_backward_tokens"] = report.backward_max.item()
             self.rows[index]["alignment_completeness"] = report.completeness.item()
             self.rows[index]["alignment_word_times"] = [None if math.isnan(span[0]) else span for span in times]

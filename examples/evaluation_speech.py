@@ -11,7 +11,7 @@ from evaluation_sentences import Sentence
 from tqdm import tqdm
 
 from smalle_hf import SmallEForSpeechGeneration, SmallEProcessor
-from smalle_hf.alignment import map_tokens_to_words
+from smalle_hf.alignment import map_tokens_to_words, split_words
 from smalle_hf.audio_files import read_audio, resample_audio
 from smalle_hf.data.collator import SmallECollator
 from smalle_hf.metrics import CodebookPerplexity, RealTimeFactor, codebook_nats
@@ -32,6 +32,7 @@ class Utterance:
             files.
         alignment (`torch.Tensor` of shape `(T, S)`): The model's alignment; empty if there is none.
         token_to_word (`torch.LongTensor` of shape `(S,)`): Word of each token; -1 for none and for the prompt's.
+        words (`list[str]`): The words that `token_to_word` numbers.
         files (`dict[str, str]`): Paths below the output folder, for the report.
     """
 
@@ -41,6 +42,7 @@ class Utterance:
     ended: bool | None = None
     alignment: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     token_to_word: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    words: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,8 +74,14 @@ class Speaker:
     """
 
     def __init__(self, folder: str, device: str, seed: int, options: Mapping[str, Any]) -> None:
-        self.model = SmallEForSpeechGeneration.from_pretrained(folder).to(device).eval()
-        self.processor = SmallEProcessor.from_pretrained(folder)
+        try:
+            self.model = SmallEForSpeechGeneration.from_pretrained(folder).to(device).eval()
+            self.processor = SmallEProcessor.from_pretrained(folder)
+        except OSError as error:
+            reason = str(error).partition("\n")[0]
+            raise OSError(
+                f"Cannot load model and processor from {folder!r}, as a folder or Hub id: {reason}"
+            ) from error
         self.processor.check_model(self.model.config)
         if self.model.codec_model is None:
             raise ValueError(f"{folder} holds no codec, so it cannot be heard: save one with the model.")
@@ -112,6 +120,7 @@ class Speaker:
             utterance.ended = bool(output.is_finished[index])
             utterance.alignment = output.alignments[index, :frames, :tokens].float().cpu()
             utterance.token_to_word = self.token_to_word(sentence)
+            utterance.words = split_words(self.processor.normalize(sentence.text))
             utterances.append(utterance)
         return list(zip(utterances, audio, strict=True))
 
@@ -119,9 +128,7 @@ class Speaker:
         """Word of each text token of a sentence, `(S,)`; -1 for tokens of the prompt's text."""
         prompt, text = self._model_text(sentence)
         offsets = self.processor.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        # All of the prompt as one token: it belongs to the prompt's last word.
-        num_prompt_words = int(map_tokens_to_words(prompt, [(0, len(prompt))])) + 1 if prompt else 0
-        return (map_tokens_to_words(text, offsets) - num_prompt_words).clamp(min=-1)
+        return (map_tokens_to_words(text, offsets) - len(split_words(prompt))).clamp(min=-1)
 
     def _model_text(self, sentence: Sentence) -> tuple[str, str]:
         """Transcript of the voice prompt, and the whole text, as the processor hands them to the tokenizer."""

@@ -193,8 +193,13 @@ def word_times(times: torch.Tensor, token_to_word: torch.Tensor, num_words: int 
     return result.masked_fill(start.isinf()[..., None], float("nan"))
 
 
+def split_words(text: str) -> list[str]:
+    """Words of a text as [`map_tokens_to_words`] numbers them: parts between spaces that hold a letter or digit."""
+    return [part for part in text.split() if any(map(str.isalnum, part))]
+
+
 def map_tokens_to_words(text: str, offsets: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Which word of a text each token belongs to. Words are separated by white space and hold a letter or digit.
+    """Which word of [`split_words`] each token of a text belongs to.
 
     Args:
         text (`str`): The text that was tokenized, as the tokenizer saw it.
@@ -369,6 +374,7 @@ __all__ = [
     "expected_positions",
     "map_tokens_to_words",
     "plot_alignment",
+    "split_words",
     "token_times",
     "word_times",
     "words_with",

@@ -13,6 +13,7 @@ from smalle_hf.alignment import (
     expected_positions,
     map_tokens_to_words,
     plot_alignment,
+    split_words,
     token_times,
     word_times,
     words_with,
@@ -226,5 +227,6 @@ def test_any_monotonic_path_survives_the_filter_and_gives_contiguous_times(steps
 
 def test_tokens_belong_to_the_words_between_the_spaces():
     text = "don't - stop, mr x"
+    assert split_words(text) == ["don't", "stop,", "mr", "x"]
     offsets = [(0, 0), (0, 3), (3, 5), (5, 6), (6, 7), (7, 12), (12, 13), (13, 16), (16, 18), (0, 0)]
     assert map_tokens_to_words(text, offsets).tolist() == [-1, 0, 0, -1, -1, 1, -1, 2, 3, -1]
