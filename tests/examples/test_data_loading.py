@@ -19,7 +19,7 @@ def benchmark():
 
 def test_table_and_json(benchmark, tmp_path, capsys):
     results = tmp_path / "results.json"
-    options = ["--rows", "300", "--sampler-rows", "20000", "--json", str(results)]
+    options = ["--rows", "300", "--repeats", "1", "--sampler-rows", "20000", "--json", str(results)]
     assert benchmark.main(options) == 0
     printed = capsys.readouterr().out
     content = json.loads(results.read_text())
