@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from core_models import assert_close, lively_model, random_columns, random_text, small_config
-from transformers import GenerationConfig
+from transformers import CompileConfig, GenerationConfig
 
 from smalle_hf import SmallECache, SmallEForSpeechGeneration, SmallEModel
 
@@ -238,11 +238,29 @@ def assert_same_training(found: tuple, expected: tuple) -> None:
         assert (gradient - expected[2][name]).norm() <= 1e-3 * expected[2][name].norm() + 1e-7, name
 
 
+def compact_model(cross_attention: str, **overrides: Any) -> SmallEForSpeechGeneration:
+    """One layer of each kind: compiling takes time for every one."""
+    sizes = {"num_audio_encoder_layers": 1, "num_text_encoder_layers": 1, "num_codebooks": 2}
+    return lively_model(small_config(cross_attention=cross_attention, **sizes, **overrides))
+
+
+def add_segments(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Two utterances packed into each row."""
+    num_rows, num_columns = batch["labels"].shape[:2]
+    segments = torch.tensor([[1, 1, 1, 2, 2, 2, 2]]).expand(num_rows, -1)
+    columns = 1 + (torch.arange(num_columns) >= 17).long()
+    return {**batch, "segment_ids": segments, "decoder_segment_ids": columns[None].expand(num_rows, -1)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_training_step(model: SmallEForSpeechGeneration, compiler: None, checkpointing: bool) -> None:
-    model.train()
+@pytest.mark.parametrize(
+    ("cross_attention", "packed", "checkpointing"), [("paca", True, False), ("standard", False, True)]
+)
+def test_compiled_training_step(cross_attention: str, packed: bool, checkpointing: bool, compiler: None) -> None:
+    model = compact_model(cross_attention).train()
     batch = batch_of(model)
+    if packed:
+        batch = add_segments(batch)
     expected = training_results(model, model, batch)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -250,19 +268,8 @@ def test_compiled_training_step(model: SmallEForSpeechGeneration, compiler: None
     assert_same_training(training_results(model, compiled, batch), expected)
 
 
-@pytest.mark.slow
-def test_compiled_packed_training_step(model: SmallEForSpeechGeneration, compiler: None) -> None:
-    model.train()
-    batch = batch_of(model)
-    batch["segment_ids"] = torch.tensor([[1, 1, 1, 2, 2, 2, 2]]).expand(2, -1)
-    batch["decoder_segment_ids"] = (torch.arange(40) >= 17).long()[None].expand(2, -1) + 1
-    expected = training_results(model, model, batch)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert_same_training(training_results(model, compiled, batch), expected)
-
-
 def cached_logits(model: SmallEForSpeechGeneration, call: Any, steps: int) -> tuple[torch.Tensor, SmallECache]:
-    """Logits of a prefill of five columns and of single steps, all through `call`, and the state after them."""
+    """Logits of a prefill of five columns and of single steps, the steps through `call`, and the state after them."""
     text, columns = random_text(model.config, 7, batch=2), random_columns(model.config, steps + 5, batch=2)
     cache = SmallECache(model.config, batch_size=2)
     with torch.no_grad():
@@ -274,9 +281,10 @@ def cached_logits(model: SmallEForSpeechGeneration, call: Any, steps: int) -> tu
     return torch.cat(logits, dim=1), cache
 
 
-@pytest.mark.slow
-def test_compiled_step_is_compiled_once(model: SmallEForSpeechGeneration, compiler: None) -> None:
-    """One graph for every step: what changes from step to step is in tensors."""
+@pytest.mark.parametrize("cross_attention", CROSS_ATTENTIONS)
+def test_step_is_compiled_once(cross_attention: str, compiler: None) -> None:
+    """One graph serves every step: what changes from step to step is in tensors."""
+    model = compact_model(cross_attention)
     graphs = []
 
     def count(graph: torch.fx.GraphModule, inputs: list) -> Any:
@@ -289,24 +297,36 @@ def test_compiled_step_is_compiled_once(model: SmallEForSpeechGeneration, compil
     assert torch.equal(compiled_state.frame_index, state.frame_index)
     for tensor, wanted in zip(compiled_state.states, state.states, strict=True):
         assert_close(tensor, wanted)
-    assert len(graphs) <= 2
+    assert len(graphs) == 1
 
 
 @pytest.mark.slow
 def test_inductor_compiles_the_step(compiler: None) -> None:
-    """The default backend writes C++ and needs a compiler; the others above check the graph."""
-    config = small_config(num_audio_encoder_layers=1, num_text_encoder_layers=1, num_codebooks=2)
-    model = lively_model(config)
+    """The default backend writes C++ and needs a compiler; the other tests check the graph."""
+    model = compact_model("paca")
     expected, _ = cached_logits(model, model, 4)
     assert_close(cached_logits(model, torch.compile(model, fullgraph=True), 4)[0], expected)
 
 
-@pytest.mark.slow
-def test_generate_with_a_compiled_forward(model: SmallEForSpeechGeneration, compiler: None) -> None:
-    text = random_text(model.config, 7, batch=2)
-    expected = model.generate(text, max_new_tokens=10, do_sample=False).sequences
-    model.forward = torch.compile(model.forward, backend="eager")
-    assert torch.equal(model.generate(text, max_new_tokens=10, do_sample=False).sequences, expected)
+def test_generate_compiles_its_step_where_it_is_told_to(compiler: None) -> None:
+    """As it does by itself on CUDA; rows that end make it mask, which is a second graph and no more."""
+    model = compact_model("paca")
+    with torch.no_grad():
+        model.lm_heads.weight[model.config.audio_eos_token_id] *= 3
+    text = random_text(model.config, 7, batch=4)
+    expected = model.generate(text, max_new_tokens=30, do_sample=False)
+    assert len(set(expected.sequence_lengths.tolist())) > 1
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    config = CompileConfig(fullgraph=True, backend=count, mode=None)
+    config._compile_all_devices = True
+    found = model.generate(text, max_new_tokens=30, do_sample=False, compile_config=config)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert 1 <= len(graphs) <= 2
 
 
 # Conventions
