@@ -106,7 +106,8 @@ def plan_work(rows: datasets.Dataset, rows_per_shard: int) -> Work:
         ids.append(table.column("id"))
         durations.append(table.column("duration").to_numpy())
         # A sum, so that the order in which the rows were listed does not count either.
-        digest += sum(int.from_bytes(sha256(repr(row).encode()).digest()) for row in table.to_pylist())
+        hashes = (sha256(repr(row).encode()).digest() for row in table.to_pylist())
+        digest += sum(int.from_bytes(row_hash, "big") for row_hash in hashes)
     order = pc.sort_indices(pa.chunked_array([chunk for column in ids for chunk in column.chunks]))
     order = order.to_numpy().astype(np.int64)  # `datasets` cannot do with unsigned numbers
     fingerprint = sha256(f"{digest} {rows_per_shard}".encode()).hexdigest()[:16]
@@ -220,9 +221,9 @@ def finish(args: argparse.Namespace, work: Work, report: BrokenInputReport) -> N
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parses and checks the command line."""
-    description, _, _ = (__doc__ or "").partition("\n")
+    description, _, examples = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        description=description, epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="folder, manifest or Hub data set")
     parser.add_argument("output", type=Path, help="folder of the token cache")
