@@ -2,6 +2,7 @@
 
     python examples/voice/train_codec.py --manifest corpus/train.jsonl --held_out corpus/held_out.jsonl --output codec
     python examples/voice/train_codec.py ... --minutes 45 --decoder_hidden_size 256
+    python examples/voice/train_codec.py ... --output better --decoder_of codec --learning_rate 5e-4
 
 Losses: L1 on the log-mel spectrogram, L1 on log-magnitude and spectral convergence at two random of four resolutions,
 and the commitment of the encoder to its codes. Codebooks follow moving averages of the vectors that fall on them;
@@ -44,6 +45,9 @@ class Options:
     manifest: Path = field(metadata={"help": "JSONL with `path` and `duration`; paths relative to it"})
     held_out: Path = field(metadata={"help": "JSONL of speech that is never trained on"})
     output: Path = field(metadata={"help": "folder for the codec, its checkpoint and logs"})
+    decoder_of: Path | None = field(
+        default=None, metadata={"help": "go on training the decoder of this codec; its codes stay what they are"}
+    )
     steps: int = field(default=6000, metadata={"help": "length of the learning rate schedule"})
     minutes: float = field(default=math.inf, metadata={"help": "finish the schedule in this time, if that is sooner"})
     batch_size: int = field(default=16, metadata={"help": "crops per step"})
@@ -207,8 +211,13 @@ class Training:
     def __init__(self, options: Options) -> None:
         torch.manual_seed(options.seed)
         self.options = options
-        config = options.codec_config()
-        self.model = SmallCodecModel(config)
+        if options.decoder_of is None:
+            self.model = SmallCodecModel(options.codec_config())
+        else:
+            self.model = SmallCodecModel.from_pretrained(options.decoder_of, dtype=torch.float32)
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name.startswith(("decoder.", "head.")))
+        config = self.model.config
         self.model.train().to(torch.device(options.device))
         self.mel = LogMelSpectrogram(config).to(options.device)
         self.codebooks = CodebookTrainer(self.model.quantizer, options.codebook_decay)
@@ -234,11 +243,12 @@ class Training:
         waveform = self.crops.batch(options.batch_size, options.seed, self.step).to(options.device)
         latents = self.model.embed(waveform)
         vectors = latents.detach().flatten(0, 1)
-        if self.step == 0:
+        learns_codes = options.decoder_of is None
+        if learns_codes and self.step == 0:
             self.codebooks.start(vectors, generator)
-        elif self.step % 20 == 0 and self.progress < 0.8:
+        elif learns_codes and self.step % 20 == 0 and self.progress < 0.8:
             self.codebooks.revive(vectors, generator)
-        quantized = self.codebooks.quantize(latents)
+        quantized = self.codebooks.quantize(latents, update=learns_codes)
         estimate = self.model.synthesize(quantized)
         mel = F.l1_loss(self.mel(estimate), self.mel(waveform))
         sizes = [STFT_SIZES[i] for i in torch.randperm(len(STFT_SIZES), generator=generator)[:2]]

@@ -1,5 +1,6 @@
 """The codec's training: codebooks find clusters, crops depend on the step only, a resumed run is the same run."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from smalle_hf.configuration_small_codec import SmallCodecConfig
 from smalle_hf.layers_small_codec import ResidualVectorQuantizer
+from smalle_hf.modeling_small_codec import SmallCodecModel
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "voice"
 RATE = 16000
@@ -131,6 +133,19 @@ def test_a_resumed_run_is_the_same_run(train_codec, options):
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in second.model.state_dict().items())
     assert torch.equal(second.codebooks.counts, whole.codebooks.counts)
+
+
+def test_more_training_of_the_decoder_leaves_the_codes_alone(train_codec, options, tmp_path):
+    train_codec.train(options)
+    more = dataclasses.replace(options, output=tmp_path / "better", decoder_of=options.output)
+    train_codec.train(more)
+    first, second = (SmallCodecModel.from_pretrained(folder) for folder in (options.output, more.output))
+    audio = torch.randn(1, 1, 6400)
+    assert torch.equal(first.encode(audio).audio_codes, second.encode(audio).audio_codes)
+    changed = {
+        name.split(".")[0] for name, value in second.state_dict().items() if not value.equal(first.state_dict()[name])
+    }
+    assert changed == {"decoder", "head"}
 
 
 def test_the_script_trains_and_writes_a_codec(train_codec, options, capsys):
