@@ -5,6 +5,12 @@ VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
 
+# What `make speak` says, and where to; more options of `smalle speak` go into SPEAK_ARGS.
+TEXT ?= The quick brown fox jumps over the lazy dog.
+OUT ?= speech.wav
+SPEAK_ARGS ?=
+export SPEAK_TEXT := $(value TEXT)
+
 # Linux wheels of torch carry gigabytes of CUDA libraries by default, so a machine without a GPU gets this build, from the
 # indexes that pip is configured with or else from PyTorch's own one.
 TORCH_CPU ?= torch==2.13.0+cpu
@@ -18,7 +24,7 @@ TORCH := $(VENV)/torch.txt
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help speak demo test test-fast lint bench clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -26,6 +32,9 @@ help:  ## List the targets
 
 demo: $(VENV)/.user  ## Learn a few short clips by heart and speak them again, on a CPU in under three minutes
 	@$(PY) examples/demo.py
+
+speak: $(VENV)/.user  ## Speak TEXT="..." into OUT (speech.wav)
+	@$(VENV)/bin/smalle speak --output '$(OUT)' $(SPEAK_ARGS) -- "$$SPEAK_TEXT"
 
 test: $(VENV)/.dev  ## Run all tests
 	-@$(PY) tests/common/fetch_transformers_tests.py

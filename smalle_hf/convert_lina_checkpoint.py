@@ -266,13 +266,12 @@ def convert_checkpoint(
     return model
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m smalle_hf.convert_lina_checkpoint") -> int:
+    """Command line of a program that calls itself `prog`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m smalle_hf.convert_lina_checkpoint",
+        prog=prog,
         description="Convert a checkpoint of the paper's authors into a folder that `from_pretrained` loads.",
-        epilog="example: python -m smalle_hf.convert_lina_checkpoint --weights model.ckpt "
-        "--codec facebook/encodec_24khz --output small-e",
+        epilog=f"example: {prog} --weights model.ckpt --codec facebook/encodec_24khz --output small-e",
     )
     parser.add_argument("--weights", required=True, help="state dict: .safetensors, .ckpt or .pt")
     parser.add_argument("--config", help="the authors' configuration as JSON, checked against the weights")
