@@ -92,7 +92,9 @@ def encode_audio(
     dtype = next(codec.parameters()).dtype
     rows = []
     for waveform, length in zip(input_values, lengths, strict=True):
-        codes = codec.encode(waveform[None, None, :length].to(dtype), **options).audio_codes
+        # Whole frames: some codecs mirror the end of a partial last frame, and its code would depend on their way.
+        samples = torch.nn.functional.pad(waveform[:length], (0, -length % config.frame_length))
+        codes = codec.encode(samples[None, None].to(dtype), **options).audio_codes
         codes = codes[0] if codes.ndim == 4 else codes  # EnCodec: (chunks, B, Q, T)
         rows.append(codes[0, : config.num_codebooks].transpose(0, 1))
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row[:, 0]) for row in rows], batch_first=True)

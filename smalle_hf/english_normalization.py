@@ -72,7 +72,10 @@ def verbalize_english(text: str) -> str:
     """
     # Acronyms do not stand out in a text that is all in capitals.
     capitals_only = " " in text and not any(map(str.islower, text))
-    for rule in RULES:
+    rules = [*ABBREVIATION_RULES, *SIGN_RULES]
+    if re.search(r"\d", text):  # half of all rules, which most texts do not need
+        rules = [*CONTEXT_RULES, *ABBREVIATION_RULES, *NUMBER_RULES, *SIGN_RULES]
+    for rule in rules:
         if not (capitals_only and rule is SPELL_ACRONYMS):
             text = rule(text)
     return text
@@ -267,7 +270,7 @@ ADDRESS_RULES = [
         _web_address,
     ),
 ]
-RULES: list[Rule] = [
+CONTEXT_RULES: list[Rule] = [
     _rule(r"(?<!\d)\d{1,3}(?: 000){1,4}(?!\d)", lambda match: match[0].replace(" ", "")),
     # Numbers that are read digit by digit
     _rule(r"(?<=\d)\.(?=\d{16})", " point "),
@@ -303,9 +306,13 @@ RULES: list[Rule] = [
     _rule(rf"(?P<amount>{NUMBER})(?P<joint>[ -]?)(?P<unit>{_any_of(UNITS)})(?P<power>\^[23])?(?![\w^])", _unit),
     _rule(r"\^2(?!\d)", " squared"),
     _rule(r"\^3(?!\d)", " cubed"),
-    # Abbreviations
+    # Abbreviations before numbers
     _rule(rf"(?i){LEFT}({_any_of(BEFORE_NUMBER)})\. ?(?=\d)", lambda match: BEFORE_NUMBER[match[1].lower()]),
     _rule(r"# ?(?=\d)", "number "),
+]
+"""Numbers that what stands beside them tells how to read. Like [`NUMBER_RULES`], these match digits only."""
+
+ABBREVIATION_RULES: list[Rule] = [
     *(_rule(rf"(?i){LEFT}{pattern}(?:(?<=\.)|{RIGHT})", words) for pattern, words in PHRASES.items()),
     _rule(rf"{LEFT}(?P<name>[A-Z][a-zA-Z]{{2,20}}) (?P<roman>[IVX]{{2,6}})(?![^\W_])", _roman),
     _lookup(rf"{LEFT}(?=[A-Z])(?i:({_any_of(NAME_TITLES)}))\.(?= ?[A-Z])", NAME_TITLES),
@@ -314,7 +321,8 @@ RULES: list[Rule] = [
     SPELL_ACRONYMS,
     _rule(rf"{LEFT}[^\W\d_](?:\.[^\W\d_])+{RIGHT}\.?", _letters),
     _rule(rf"{LEFT}(?<!')([A-HJ-Z])\. (?=[A-Z])", r"\1 "),
-    # Numbers
+]
+NUMBER_RULES: list[Rule] = [
     _rule(r"(?<![\d/.,])(?:(?P<whole>\d{1,3}) )?(?P<numerator>\d{1,6})/(?P<denominator>\d{1,6})(?![\d/])", _fraction),
     _rule(rf"(?<!\d)'?(?P<number>\d{{1,15}})'?s{RIGHT}", _plural),
     _rule(rf"({WHOLE})(?i:st|nd|rd|th){RIGHT}", lambda match: _ordinal(match[1])),
@@ -327,7 +335,8 @@ RULES: list[Rule] = [
     _rule(r"(?<=\d):(?=\d)", " to "),
     _rule(WHOLE, lambda match: _whole(match[0])),
     _rule(r"\d+", lambda match: _digit_by_digit(match[0])),
-    # What remains of signs and addresses
+]
+SIGN_RULES: list[Rule] = [
     _rule("|".join(map(re.escape, SYMBOLS)), lambda match: SYMBOLS[match[0]]),
     _rule(rf"(?i)(?<=[\w-])\.({TOP_DOMAIN}){RIGHT}", r" dot \1"),
     _rule(rf"(?i){LEFT}www\.", "w w w dot "),

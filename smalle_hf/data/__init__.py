@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .audio_segments import AudioHeader as AudioHeader
     from .audio_segments import read_header as read_header
     from .audio_segments import read_segment as read_segment
+    from .batching import BucketBatchSampler as BucketBatchSampler
+    from .codec_encoder import CodecEncoder as CodecEncoder
+    from .collator import SmallECollator as SmallECollator
     from .folders import DatasetRowsBuilder as DatasetRowsBuilder
     from .folders import LibriSpeechBuilder as LibriSpeechBuilder
     from .folders import LibriTTSBuilder as LibriTTSBuilder
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from .schema import speech_features as speech_features
     from .sources import detect_format as detect_format
     from .sources import load_speech as load_speech
+    from .token_cache import TokenCache as TokenCache
+    from .token_cache import TokenCacheError as TokenCacheError
+    from .token_cache import verify_token_cache as verify_token_cache
+    from .token_cache import write_shard as write_shard
     from .validation import BrokenFile as BrokenFile
     from .validation import BrokenInput as BrokenInput
     from .validation import BrokenInputError as BrokenInputError
@@ -32,6 +39,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "audio_segments": ("AudioHeader", "read_header", "read_segment"),
+    "batching": ("BucketBatchSampler",),
+    "codec_encoder": ("CodecEncoder",),
+    "collator": ("SmallECollator",),
     "folders": (
         "DatasetRowsBuilder",
         "LibriSpeechBuilder",
@@ -43,6 +53,7 @@ _MODULES = {
     "librilight": ("LibrilightBuilder",),
     "schema": ("SpeechRow", "speech_features"),
     "sources": ("detect_format", "load_speech"),
+    "token_cache": ("TokenCache", "TokenCacheError", "verify_token_cache", "write_shard"),
     "validation": (
         "BrokenFile",
         "BrokenInput",
