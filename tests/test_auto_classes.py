@@ -7,9 +7,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 from core_models import lively_model, random_text, small_config
 from transformers import (
     AutoConfig,
@@ -100,9 +102,8 @@ PRELUDE = """
 def run_without_package(code: str, folder: Path, tmp_path: Path) -> dict:
     """Runs code in a fresh process that cannot import the package; returns the JSON object that it prints last."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        path for path in sys.path if "transformers" in path or "/opt/tf" in path
-    )
+    used = [Path(module.__file__).parents[1] for module in (transformers, huggingface_hub)]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, used))
     source = textwrap.dedent(PRELUDE) + textwrap.dedent(code)
     command = [sys.executable, "-W", "ignore", "-c", source, str(folder), str(tmp_path / "copy")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)

@@ -147,7 +147,7 @@ class Anything:
 
 
 BAD_FILES = {
-    "truncated safetensors": ("m.safetensors", damaged, "m.safetensors is damaged .* download it again"),
+    "truncated safetensors": ("m.safetensors", damaged, "m.safetensors is damaged.* download it again"),
     "empty safetensors": ("m.safetensors", lambda _, p: p.write_bytes(b""), "m.safetensors is damaged"),
     "text as safetensors": ("m.safetensors", lambda _, p: p.write_text("hello " * 99), "m.safetensors is damaged"),
     "pickle as safetensors": ("m.safetensors", lambda t, p: torch.save(t, p), "m.safetensors is damaged"),
