@@ -2,6 +2,7 @@
 
 import json
 import os
+import site
 import subprocess
 import sys
 import textwrap
@@ -102,8 +103,9 @@ PRELUDE = """
 def run_without_package(code: str, folder: Path, tmp_path: Path) -> dict:
     """Runs code in a fresh process that cannot import the package; returns the JSON object that it prints last."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    used = [Path(module.__file__).parents[1] for module in (transformers, huggingface_hub)]
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, used))
+    # The libraries that this process uses, where they are not the environment's own.
+    used = {str(Path(module.__file__).parents[1]) for module in (transformers, huggingface_hub)}
+    environment["PYTHONPATH"] = os.pathsep.join(sorted(used - set(site.getsitepackages())))
     source = textwrap.dedent(PRELUDE) + textwrap.dedent(code)
     command = [sys.executable, "-W", "ignore", "-c", source, str(folder), str(tmp_path / "copy")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from smalle_hf import SmallECache, SmallEConfig, SmallEForSpeechGeneration, SmallEGenerateOutput, apply_delay
+from smalle_hf.sampling_smalle import choose_ids
 
 GREEDY = {"do_sample": False}
 SAMPLED = {"do_sample": True, "num_sampled_codebooks": 4, "top_k": 20}
@@ -543,6 +544,16 @@ def test_samples_follow_the_models_probabilities() -> None:
     deviation = (expected * (1 - expected) / 4000).sqrt()
     assert ((found - expected).abs() <= 4 * deviation).all()
     assert (expected > 0.02).sum() >= 3
+
+
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+def test_no_random_number_samples_an_excluded_id(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of the interval that random numbers come from; excluded ids stand at both ends of the vocabulary."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, number))
+    scores = torch.randn(50, 3, 40, generator=torch.Generator().manual_seed(0))
+    scores[..., :5] = scores[..., 17] = scores[..., 30:] = -float("inf")
+    ids = choose_ids(scores, 3, None)
+    assert torch.isfinite(scores.gather(-1, ids[..., None])).all()
 
 
 # Options
