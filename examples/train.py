@@ -47,6 +47,7 @@ from smalle_hf.training.checkpoint import (
     save_checkpoint,
 )
 from smalle_hf.training.corpus import Corpus, StepLoader, open_corpora
+from smalle_hf.training.cpu_memory import keep_freed_memory
 from smalle_hf.training.export import export_model, sample_texts
 from smalle_hf.training.logbook import Logbook
 from smalle_hf.training.meter import Batch, Sums, batch_sums, count_labels, gpu_memory, reduce_sums
@@ -323,6 +324,8 @@ def run_training(arguments: TrainingArguments) -> int:
     accelerator = start_accelerator(arguments)
     if not sys.stderr.isatty():
         disable_progress_bar()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     run = set_up(arguments, accelerator)
     resume(run)
     run.describe()

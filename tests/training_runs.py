@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -117,7 +116,7 @@ def start(config, *options, processes=1, script=TRAIN):
     """Starts training in processes of its own."""
     command = [sys.executable]
     if processes > 1:
-        command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), f"--master_port={free_port()}"]
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, str(script), "--config", str(config), *options],
@@ -154,9 +153,3 @@ def complete_lines(log):
 def logged(output, kind="train", name="loss"):
     """Values of a log by step."""
     return {entry["step"]: entry[name] for entry in complete_lines(output / "log.jsonl") if entry["kind"] == kind}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
