@@ -1,5 +1,6 @@
-"""The op against its definition, the recurrence in float64: values, gradients, splits, resets, padding, extreme gates."""
+"""The op against the recurrence in float64: values, gradients, splits, resets, padding, extreme gates."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -64,7 +65,9 @@ def run(
     out, state = op(*leaves, resets)
     generator = torch.Generator().manual_seed(1)
     gradients = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in (out, state)]
-    torch.autograd.backward([out, state], [gradient_scale * g.to(x) for g, x in zip(gradients, (out, state), strict=True)])
+    torch.autograd.backward(
+        [out, state], [gradient_scale * g.to(x) for g, x in zip(gradients, (out, state), strict=True)]
+    )
     return dict(zip(NAMES, [out.detach(), state.detach(), *(x.grad for x in leaves)], strict=True))
 
 
@@ -106,7 +109,7 @@ def test_size_of_queries_and_keys_does_not_cost_precision(form: Op, which: int, 
 
 
 def test_definition(form: Op) -> None:
-    """Against the recurrence written out in plain loops: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = (q_t / sqrt(K))^T S_t."""
+    """Against the equations in plain loops: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = (q_t / sqrt(K))^T S_t."""
     q, k, v, log_decay, state = random_inputs(7, "uniform")
     out, final_state = form(q, k, v, log_decay, state)
     for b in range(B):
@@ -199,7 +202,7 @@ def test_any_split_gives_the_same_output_and_state(length: int, cuts: list[int],
     whole, whole_state = gated_linear_attention(q, k, v, log_decay, state)
     edges = [0, *sorted(min(cut, length) for cut in cuts), length]
     pieces = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         piece, state = gated_linear_attention(*(x[:, begin:end] for x in (q, k, v, log_decay)), state)
         pieces.append(piece)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-4, atol=1e-5)
@@ -221,7 +224,7 @@ def test_resets_equal_separate_runs(length: int, starts: set[int], name: str) ->
     apart = [x.clone().requires_grad_() for x in inputs]
     edges = sorted({0, *starts, length})
     pieces, state = [], None
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         initial_state = apart[4] if begin == 0 and 0 not in starts else None
         piece, state = op(*(x[:, begin:end] for x in apart[:4]), initial_state)
         pieces.append(piece)

@@ -242,10 +242,10 @@ def test_configuration_may_turn_the_cache_off() -> None:
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_rows_of_a_batch_are_what_they_are_alone(side: str, options: dict) -> None:
+@pytest.mark.parametrize(("cross_attention", "side"), [("paca", "left"), ("paca", "right"), ("standard", "left")])
+def test_rows_of_a_batch_are_what_they_are_alone(cross_attention: str, side: str, options: dict) -> None:
     """Ragged texts, ragged voice prompts (one row without any), ends at different frames."""
-    model = stopping_model(boost=2.5)
+    model = stopping_model(boost=2.5, cross_attention=cross_attention)
     texts = [random_text(model.config, 3 + seed, seed) for seed in range(5)]
     prompts = [random_codes(model.config, frames, frames) for frames in (4, 0, 1, 9, 2)]
     text, mask = pad(texts, side)
