@@ -25,8 +25,8 @@ Training, prefill, chunk and single step are one path: `forward` reads the state
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
@@ -45,6 +45,7 @@ from .layers_smalle import (
     positions_in_segments,
     segment_starts,
 )
+from .loss_smalle import compute_loss
 from .outputs_smalle import SmallEModelOutput, SmallEOutput
 
 
@@ -76,6 +77,21 @@ class SmallEPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
         if getattr(module, "bias", None) is not None and isinstance(module, nn.Linear | nn.LayerNorm):
             init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any) -> "SmallEPreTrainedModel":
+        """Loads a checkpoint folder or Hub repository; arguments as Transformers'. Pickled weights are not loaded.
+
+        Raises:
+            OSError: The weights are missing, damaged, or no safetensors.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        try:
+            return super().from_pretrained(name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {name_or_path} are damaged or no safetensors ({error}): download or save them again."
+            ) from error
 
 
 class SmallETextEncoder(nn.Module):
@@ -167,11 +183,12 @@ class SmallEModel(SmallEPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         decoder_input_ids = require_decoder_input_ids(decoder_input_ids, self.config)
         cache = past_key_values
-        num_rows = decoder_input_ids.shape[0]
         if cache is None and use_cache:
-            cache = SmallECache(self.config, num_rows, decoder_input_ids.device)
-        if cache is not None and cache.batch_size != num_rows:
-            raise ValueError(f"The cache holds {cache.batch_size} utterances, the inputs {num_rows}: select its rows.")
+            cache = SmallECache(self.config, len(decoder_input_ids), decoder_input_ids.device)
+        if cache is not None and cache.batch_size != len(decoder_input_ids):
+            raise ValueError(
+                f"The cache holds {cache.batch_size} utterances, the inputs {len(decoder_input_ids)}: select its rows."
+            )
         if (segment_ids is None) != (decoder_segment_ids is None) or (segment_ids is not None and cache is not None):
             raise ValueError("Packed rows need both `segment_ids` and `decoder_segment_ids`, and no cache.")
         if encoder_outputs is None:
@@ -185,14 +202,7 @@ class SmallEModel(SmallEPreTrainedModel):
         if cache is not None:
             positions = positions + cache.frame_index[:, None]
         resets = None if decoder_segment_ids is None else segment_starts(decoder_segment_ids)
-        text = cache.text if cache is not None and cache.text_source is encoded else None
-        is_text = torch.ones_like(encoded[..., 0], dtype=torch.long) if attention_mask is None else attention_mask
-        if text is None:
-            text = self.cross_attention.project_text(encoded, positions_in_segments(is_text, segment_ids))
-        text_mask = None if attention_mask is None else is_text.bool()[:, None, :]
-        if segment_ids is not None and decoder_segment_ids is not None:
-            text_mask = is_text.bool()[:, None, :] & (decoder_segment_ids[:, :, None] == segment_ids[:, None, :])
-
+        text, text_mask = self._project_text(encoded, attention_mask, cache, segment_ids, decoder_segment_ids)
         hidden_states = self._embed(decoder_input_ids)
         hidden_states, attentions, states, all_hidden_states = self._run_blocks(
             hidden_states, cache, text, positions, text_mask, decoder_attention_mask, resets
@@ -208,6 +218,24 @@ class SmallEModel(SmallEPreTrainedModel):
             encoder_last_hidden_state=encoded,
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None) if output_hidden_states else None,
         )
+
+    def _project_text(
+        self,
+        encoded: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: SmallECache | None,
+        segment_ids: torch.Tensor | None,
+        decoder_segment_ids: torch.Tensor | None,
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+        """The cross-attention's view of the text, from the cache if it is of this text, and who may read what."""
+        is_text = torch.ones_like(encoded[..., 0], dtype=torch.long) if attention_mask is None else attention_mask
+        if cache is not None and cache.text is not None and cache.text_source is encoded:
+            text = cache.text
+        else:
+            text = self.cross_attention.project_text(encoded, positions_in_segments(is_text, segment_ids))
+        if segment_ids is not None and decoder_segment_ids is not None:
+            return text, is_text.bool()[:, None, :] & (decoder_segment_ids[:, :, None] == segment_ids[:, None, :])
+        return text, None if attention_mask is None else is_text.bool()[:, None, :]
 
     def _embed(self, decoder_input_ids: torch.Tensor) -> torch.Tensor:
         """(B, T, Q) ids -> (B, T, D): the sum of the codebooks' embeddings."""
@@ -439,26 +467,6 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def compute_loss(
-    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy over all codebooks and columns (paper section 3.1), start and stop ids included.
-
-    Args:
-        logits (`torch.Tensor` of shape `(B, T, Q, V)`): Scores.
-        labels (`torch.LongTensor` of shape `(B, T, Q)`): Ids; -100 is ignored.
-        num_items_in_batch (`int`, *optional*): Divisor of the sum; the number of labels that count if `None`.
-
-    Returns:
-        The loss and the mean loss of each codebook, `(Q,)`, both in nats and float32.
-    """
-    nats = F.cross_entropy(logits.flatten(0, 2).float(), labels.flatten(), ignore_index=-100, reduction="none")
-    nats_per_codebook = nats.view_as(labels).sum(dim=(0, 1))
-    counts = (labels != -100).sum(dim=(0, 1))
-    divisor = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-    return nats_per_codebook.sum() / divisor, nats_per_codebook.detach() / counts.clamp(min=1)
-
-
 def require_decoder_input_ids(decoder_input_ids: torch.Tensor | None, config: SmallEConfig) -> torch.Tensor:
     """The audio ids, if they have shape `(B, T, Q)`.
 
@@ -481,5 +489,4 @@ __all__ = [
     "SmallEForSpeechGeneration",
     "SmallEModel",
     "SmallEPreTrainedModel",
-    "compute_loss",
 ]
