@@ -3,8 +3,12 @@
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria
 
-from smalle_hf import SmallEConfig, SmallEForSpeechGeneration, apply_delay
+from smalle_hf import SmallEConfig, SmallEForSpeechGeneration, SmallEGenerateOutput, apply_delay
+
+GREEDY = {"do_sample": False}
+SAMPLED = {"do_sample": True, "num_sampled_codebooks": 4, "top_k": 20}
 
 
 def small_config(**overrides: Any) -> SmallEConfig:
@@ -84,3 +88,51 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float =
     if expected.numel():
         difference = (found.float() - expected.float()).abs().max().item()
         assert difference <= tolerance * expected.float().abs().max().item(), difference
+
+
+def stopping_model(boost: float = 3.0, **overrides: Any) -> SmallEForSpeechGeneration:
+    """A model whose first codebook prefers the stop id now and then, so that utterances end by themselves."""
+    model = lively_model(small_config(**overrides))
+    with torch.no_grad():
+        model.lm_heads.weight[model.config.audio_eos_token_id] *= boost
+    return model
+
+
+def endless_model(**overrides: Any) -> SmallEForSpeechGeneration:
+    """A model that never chooses the stop id."""
+    model = lively_model(small_config(**overrides))
+    with torch.no_grad():
+        heads = model.lm_heads.weight.view(model.config.num_codebooks, -1, model.config.hidden_size)
+        # A mean is never the largest.
+        heads[:, model.config.audio_eos_token_id] = heads[:, model.config.codebook_offset :].mean(dim=1)
+    return model
+
+
+def row_codes(output: SmallEGenerateOutput, row: int) -> torch.Tensor:
+    """A row's codes up to its end."""
+    return output.sequences[row, : output.sequence_lengths[row]]
+
+
+def assert_rows_equal(together: SmallEGenerateOutput, singles: list[SmallEGenerateOutput]) -> None:
+    """Every row of a batch is what it is alone, and nothing stands behind its end."""
+    assert together.sequence_lengths.tolist() == [int(single.sequence_lengths) for single in singles]
+    assert together.is_finished.tolist() == [bool(single.is_finished) for single in singles]
+    assert together.sequences.shape[1] == max(single.sequences.shape[1] for single in singles)
+    for row, single in enumerate(singles):
+        assert torch.equal(row_codes(together, row), single.sequences[0])
+        assert (together.sequences[row, together.sequence_lengths[row] :] == 0).all()
+        if single.alignments is not None:
+            length, tokens = single.alignments.shape[1:]
+            assert (together.alignments[row, length:] == 0).all()
+            assert together.alignments.shape[2] >= tokens
+
+
+class StopAfter(StoppingCriteria):
+    """Stops all rows after so many columns."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        assert input_ids.ndim == 3
+        return torch.full((len(input_ids),), input_ids.shape[1] - 1 >= self.columns)
