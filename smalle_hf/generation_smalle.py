@@ -155,7 +155,8 @@ class SmallEGenerationMixin(GenerationMixin):
             text = options["input_ids"] if "input_ids" in options else options["encoder_outputs"][0][..., 0]
             mask = torch.ones_like(text)
         limits = (mask.sum(dim=-1) * self.config.max_frames_per_text_token).ceil().long().to(self.device)
-        return {"frame_limits": limits.clamp(max=options.get("max_length")), "is_default_limit": True}
+        limits = limits.clamp(max=options.get("max_length", torch.iinfo(limits.dtype).max))
+        return {"frame_limits": limits, "is_default_limit": True}
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
