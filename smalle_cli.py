@@ -117,7 +117,9 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
 def _add_codec_options(parser: argparse.ArgumentParser, output_help: str) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=output_help)
     parser.add_argument(
-        "--codec", metavar="DIR", help="codec, or checkpoint with one inside, a folder or Hub name (default: as speak)"
+        "--codec",
+        metavar="DIR",
+        help="codec, or checkpoint with one inside, a folder or Hub name (default: the one in the package)",
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .. import SmallEConfig
 from ..audio_files import read_audio, resample_audio
 from ..codec_smalle import decode_codes, encode_audio
 from ..delay_pattern import check_codes
@@ -74,8 +75,7 @@ def decode(options: argparse.Namespace) -> int:
             )
     if codes.shape[1] > config.num_codebooks:
         raise ValueError(f"There are {codes.shape[1]} codebooks of codes, the codec has {config.num_codebooks}.")
-    config.num_codebooks, config.delays = codes.shape[1], list(range(codes.shape[1]))
-    check_codes(codes, config)
+    check_codes(codes, SmallEConfig(num_codebooks=codes.shape[1], codebook_size=config.codebook_size))
     with torch.no_grad():
         waveform = decode_codes(codec, codes[None], None, config.frame_length)[0].numpy()
     samples = metadata.get("samples", "")
