@@ -37,6 +37,8 @@ def check_generation_options(options: dict[str, Any]) -> None:
             raise ValueError(f"Small-E cannot generate with `{name}` ({meaning}): leave it out.")
     if options.get("temperature") is not None and options["temperature"] <= 0:
         raise ValueError("`temperature` must be above 0: pass `do_sample=False` for the best id of every codebook.")
+    if options.get("num_return_sequences") == 0:
+        raise ValueError("`num_return_sequences` must be at least 1.")
     limit = options.get("max_new_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"`max_new_tokens` must be a whole number of at least 1, got {limit}.")

@@ -121,7 +121,7 @@ class SmallETextEncoder(nn.Module):
         mask = attention_mask.bool()[:, None, :]
         if segment_ids is not None:
             mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
-        hidden_states = self.embed_tokens(input_ids)
+        hidden_states = self.embed_tokens(input_ids.long())  # ids of a byte would not do as an index
         all_hidden_states = [hidden_states]
         for layer in self.layers:
             hidden_states = layer(hidden_states, positions, mask)

@@ -1,5 +1,7 @@
 """Drawing one id per codebook from the scores of a column."""
 
+from numbers import Integral
+
 import torch
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -22,8 +24,10 @@ def make_generators(
     if generator is not None and seed is not None:
         raise ValueError("Pass `generator` or `seed`, not both.")
     if seed is not None:
-        seeds = [seed + i for i in range(num_rows)] if isinstance(seed, int) else list(seed)
-        generator = [torch.Generator(device).manual_seed(number) for number in seeds]
+        seeds = [seed + i for i in range(num_rows)] if isinstance(seed, Integral) else seed
+        generator = [torch.Generator(device).manual_seed(int(number)) for number in seeds]
+    if isinstance(generator, tuple):
+        generator = list(generator)
     if isinstance(generator, list) and len(generator) != num_rows:
         raise ValueError(f"Pass one generator or seed for each of the {num_rows} utterances, got {len(generator)}.")
     return generator
