@@ -122,9 +122,12 @@ def split_for_model(text: str, processor: SmallEProcessor, transcript: str = "")
         if not fits("a word"):
             raise ValueError("The voice's text leaves no room for another one: use a shorter recording.")
         pieces = split_text(text, fits)
-        spoken = [piece for piece in pieces if any(map(str.isalnum, processor.normalize(piece)))]
+        can_speak = [any(map(str.isalnum, processor.normalize(piece))) for piece in pieces]
+    spoken = [piece for piece, can in zip(pieces, can_speak, strict=True) if can]
     if not spoken:
         raise ValueError(f"There is nothing to say in {text.strip()[:40]!r}: the model cannot write these letters.")
+    if left_out := [piece.strip() for piece, can in zip(pieces, can_speak, strict=True) if not can]:
+        warnings.warn(f"The vocabulary cannot write these parts, which are left out: {left_out}", stacklevel=2)
     return spoken
 
 
