@@ -67,7 +67,7 @@ def expand_randomness(
     if isinstance(generator, list):
         generator = [entry for entry in generator for _ in range(num_candidates)]
     if seed is not None:
-        seeds = [seed + row for row in range(num_rows)] if isinstance(seed, Integral) else seed
+        seeds = [seed + row for row in range(num_rows)] if isinstance(seed, (int, Integral)) else seed
         seed = [number + SEED_STRIDE * candidate for number in seeds for candidate in range(num_candidates)]
     return generator, seed
 

@@ -24,7 +24,7 @@ def make_generators(
     if generator is not None and seed is not None:
         raise ValueError("Pass `generator` or `seed`, not both.")
     if seed is not None:
-        seeds = [seed + i for i in range(num_rows)] if isinstance(seed, Integral) else seed
+        seeds = [seed + i for i in range(num_rows)] if isinstance(seed, (int, Integral)) else seed
         generator = [torch.Generator(device).manual_seed(int(number)) for number in seeds]
     if isinstance(generator, tuple):
         generator = list(generator)
