@@ -62,9 +62,9 @@ def expand_randomness(
     if num_candidates == 1:
         return generator, seed
     for given in (generator, seed):
-        if isinstance(given, list) and len(given) != num_rows:
+        if isinstance(given, (list, tuple)) and len(given) != num_rows:
             raise ValueError(f"Pass one generator or seed for each of the {num_rows} texts, got {len(given)}.")
-    if isinstance(generator, list):
+    if isinstance(generator, (list, tuple)):
         generator = [entry for entry in generator for _ in range(num_candidates)]
     if seed is not None:
         seeds = [seed + row for row in range(num_rows)] if isinstance(seed, (int, Integral)) else seed

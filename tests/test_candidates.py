@@ -171,6 +171,8 @@ def test_generators_one_for_all_or_one_per_text(
     alone = {name: tensor[1:] for name, tensor in text.items()}
     single = speak(model, **alone, generator=generators(2), num_candidates=3)
     torch.testing.assert_close(per_text[0].candidate_scores[1:], single.candidate_scores)
+    pair = speak(model, **text, generator=tuple(generators(1, 2)), num_candidates=3)
+    assert torch.equal(pair.sequences, per_text[0].sequences)
     one = [speak(model, **text, generator=generators(7)[0], num_candidates=3).sequences for _ in range(2)]
     assert torch.equal(*one)
     listed = speak(model, **text, seed=[5, 6], num_candidates=2)

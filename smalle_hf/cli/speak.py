@@ -140,25 +140,31 @@ def speak_pieces(
 ) -> Iterator[np.ndarray]:
     """Waveforms of the pieces, each of shape `(samples,)`, until the time is up."""
     config = model.config
-    limit = None if options.max_seconds is None else math.ceil(options.max_seconds * config.frame_rate)
+    left = math.inf if options.max_seconds is None else math.ceil(options.max_seconds * config.frame_rate)
     sampling = {"temperature": options.temperature, "top_k": options.top_k}
     sampling = {name: value for name, value in sampling.items() if value is not None}
     if options.temperature == 0:
         sampling = {"do_sample": False}
     for index, piece in enumerate(pieces):
         inputs = processor(piece, **voice).to(model.device)
-        frames: dict[str, Any] = {}
-        if limit is not None:
-            usual = math.ceil(inputs.input_ids.shape[1] * config.max_frames_per_text_token)
-            frames["max_new_tokens"] = min(limit, usual)
+        limit = math.ceil(inputs.input_ids.shape[1] * config.max_frames_per_text_token)
         output: Any = model.generate(
-            **inputs, **sampling, **frames, num_candidates=options.num_candidates, seed=options.seed + index
+            **inputs,
+            **sampling,
+            max_new_tokens=int(min(limit, left)),
+            num_candidates=options.num_candidates,
+            seed=options.seed + index,
         )
+        if int(output.sequence_lengths[0]) == limit and not output.is_finished[0]:
+            warnings.warn(
+                f"The model found no end of {piece.strip()[:40]!r}, so it was cut: try another --seed, or "
+                "--num-candidates 4.",
+                stacklevel=2,
+            )
         yield processor.decode(output)
-        if limit is not None:
-            limit -= int(output.sequence_lengths[0])
-            if limit <= 0:
-                return
+        left -= int(output.sequence_lengths[0])
+        if left <= 0:
+            return
 
 
 __all__ = ["choose_voice", "read_text", "run", "speak_pieces", "split_for_model"]
