@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedType, ProjectConfiguration, gather_object
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list, gather_object
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
@@ -264,14 +264,19 @@ def resume(run: Run) -> None:
     Raises:
         ArgumentsError: There is one, but the run shall begin anew, or it had other data or sizes.
     """
-    found = checkpoints(run.checkpoint_folder)
-    if found and not run.arguments.resume:
-        raise ArgumentsError(f"{run.output} holds checkpoints: leave out --no_resume, or choose another --output_dir.")
-    if found:
-        run.state = RunState.from_json(read_state(found[-1]), run.fingerprint)
+    is_main = run.accelerator.is_main_process
+    found = checkpoints(run.checkpoint_folder)[-1:] if is_main else []
+    # Processes on other machines may not see the folder.
+    newest = broadcast_object_list([[(path, read_state(path)) for path in found]])[0]
+    for path, values in newest:
+        if not run.arguments.resume:
+            raise ArgumentsError(
+                f"{run.output} holds checkpoints: leave out --no_resume or choose another --output_dir."
+            )
+        run.state = RunState.from_json(values, run.fingerprint)
         raw_optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
-        load_checkpoint(found[-1], run.model, raw_optimizer, run.average, run.accelerator.is_main_process)
-    if run.accelerator.is_main_process:
+        load_checkpoint(path, run.model, raw_optimizer, run.average, is_main)
+    if is_main:
         run.output.mkdir(parents=True, exist_ok=True)
     run.accelerator.wait_for_everyone()
 

@@ -146,6 +146,10 @@ class TrainingArguments:
         return [] if self.report_to == ["none"] else self.report_to
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description and shows defaults."""
+
+
 class _Parser(HfArgumentParser):
     """Says what is wrong in one line, without the long usage, and exits with code 2."""
 
@@ -166,7 +170,7 @@ def parse_arguments(description: str, arguments: Sequence[str] | None = None) ->
     parser = _Parser(
         TrainingArguments,
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", help="YAML file with any of the arguments below")

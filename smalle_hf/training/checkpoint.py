@@ -110,7 +110,7 @@ def load_checkpoint(
     for key, tensor in (_read(path / "optimizer.safetensors") if is_main_process else {}).items():
         name, _, moment = key.partition(SEPARATOR)
         moments.setdefault(name, {})[moment] = tensor
-    groups = get_optimizer_state_dict(model, optimizer, options=GATHERED)["param_groups"]
+    groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
     set_optimizer_state_dict(
         model, optimizer, optim_state_dict={"state": moments, "param_groups": groups}, options=_scattered()
     )

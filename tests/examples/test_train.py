@@ -13,6 +13,7 @@ from training_runs import (
     CODEC,
     FSDP,
     SMALL_RUN,
+    TRAIN,
     finish,
     forget_accelerate,
     kill_at,
@@ -111,22 +112,28 @@ def test_a_killed_run_goes_on_bit_exactly(run, data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", [None, FSDP], ids=["ddp", "fsdp2"])
-def test_two_processes_train_like_one(run, data, tmp_path, script):
-    """Same losses with the same global batch; and the checkpoint of two goes on in one."""
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_train_like_one(run, data, tmp_path, kind):
+    """Same losses with the same global batch. A checkpoint of two goes on in one, and one of FSDP in FSDP."""
     options = {"max_steps": 8, "model_options": ["hidden_size=32", "position_size=16"], "ema_decay": 0.9}
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(one, **options, gradient_accumulation=2) == 0
     config = write_config(tmp_path / "config.yaml", {**SMALL_RUN, **data, **options, "output_dir": two})
-    finish(start(config, processes=2, **({} if script is None else {"script": script})))
-    for kind in ("train", "validation"):
-        assert logged(two, kind) == pytest.approx(logged(one, kind), abs=1e-4)
+    script = {"ddp": TRAIN, "fsdp2": FSDP}[kind]
+    finish(start(config, processes=2, script=script))
+    for measured in ("train", "validation"):
+        assert logged(two, measured) == pytest.approx(logged(one, measured), abs=1e-4)
     assert logged(two, name="grad_norm") == pytest.approx(logged(one, name="grad_norm"), rel=1e-3)
 
     *_, last = checkpoints(two / "checkpoints")
     remove_checkpoint(last)
-    assert run(two, **options, gradient_accumulation=2) == 0
+    if kind == "ddp":
+        assert run(two, **options, gradient_accumulation=2) == 0
+    else:
+        finish(start(config, processes=2, script=script))
+    assert list(logged(two)) == list(range(1, 9))
     assert logged(two) == pytest.approx(logged(one), abs=1e-4)
+    assert logged(two, "validation") == pytest.approx(logged(one, "validation"), abs=1e-4)
 
 
 def test_accumulated_batches_weigh_every_label_alike(train, data, tmp_path):
@@ -172,6 +179,26 @@ def test_a_result_speaks_and_says_what_it_is(run, codec, tmp_path, monkeypatch):
     validation = logged(output, "validation", "perplexity")[10]
     for part in ("| training | 60 |", "CC-BY-4.0", f"{validation:.2f}", "train.py \\\n    --config x.yaml", "# voice"):
         assert part in card, card
+
+
+def test_a_result_is_uploaded_where_that_is_asked_for(run, tmp_path, monkeypatch):
+    calls = []
+
+    class Hub:
+        def create_repo(self, repo_id, exist_ok):
+            calls.append((repo_id, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr("smalle_hf.training.export.HfApi", Hub)
+    assert run(tmp_path / "run", max_steps=1, push_to_hub="someone/my-voice") == 0
+    assert calls[0] == ("someone/my-voice", True)
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(
+        calls[1][1]
+    )
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert 'model="someone/my-voice"' in card
 
 
 def test_the_log_holds_what_a_person_wants_to_know(run, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
 from smalle_hf.training.arguments import ArgumentsError, TrainingArguments, model_overrides, parse_arguments
 
@@ -34,6 +35,15 @@ def test_the_command_line_wins_over_the_file(config):
 def test_shipped_configurations_are_valid(path):
     arguments = parse_arguments("", [*REQUIRED, "--config", str(path), "--validation_data", "dev"])
     assert set(yaml.safe_load(path.read_text())) <= set(vars(arguments))
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "multi_node"])
+def test_shipped_accelerate_configurations_are_read(name):
+    path = REPOSITORY / "examples" / "configs" / f"accelerate_{name}.yaml"
+    values = yaml.safe_load(path.read_text())
+    config = load_config_from_file(str(path))
+    assert config.num_processes == values["num_processes"]
+    assert config.distributed_type == {"fsdp2": "FSDP"}.get(name, "MULTI_GPU")
 
 
 @pytest.mark.parametrize(
