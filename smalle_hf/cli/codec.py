@@ -10,6 +10,7 @@ import torch
 from .. import SmallEConfig
 from ..audio_files import read_audio, resample_audio
 from ..codec_smalle import decode_codes, encode_audio
+from ..codecs import codec_path
 from ..delay_pattern import check_codes
 from ..voice_files import TEXT_KEY, encode_codes, read_codes, write_bytes
 from .checkpoints import find_checkpoint, load_codec
@@ -34,7 +35,7 @@ def encode(options: argparse.Namespace) -> int:
         raise ValueError(f"Codes go into a safetensors file: name one instead of {options.output}.")
     source = sys.stdin.buffer.read() if options.audio == "-" else options.audio
     waveform, rate = read_audio(source)
-    codec, config = load_codec(find_checkpoint(options.codec, "--codec"))
+    codec, config = load_codec(find_checkpoint(options.codec or str(codec_path()), "--codec"))
     num_codebooks = options.num_codebooks or config.num_codebooks
     if num_codebooks > config.num_codebooks:
         raise ValueError(f"The codec has {config.num_codebooks} codebooks, {num_codebooks} are asked for.")
@@ -65,7 +66,7 @@ def decode(options: argparse.Namespace) -> int:
     """Decodes one file of codes; returns the exit code."""
     check_delivery(options.output)
     codes, metadata = _read_source(options.codes)
-    codec, config = load_codec(find_checkpoint(options.codec, "--codec"))
+    codec, config = load_codec(find_checkpoint(options.codec or str(codec_path()), "--codec"))
     stated = {"codec": codec.config.model_type, "sampling_rate": str(config.sampling_rate)}
     for name, value in stated.items():
         if metadata.get(name, value) != value:
