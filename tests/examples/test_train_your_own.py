@@ -1,4 +1,4 @@
-"""The commands of docs/train_your_own.md, on a sample Libri-Light tree of real speech, with a kill in between."""
+"""The commands of the section "Train your own" of README.md, on a sample Libri-Light tree of real speech, with a kill in between."""
 
 import json
 import os
@@ -28,8 +28,8 @@ ADDITIONS = {
 
 
 def documented_commands():
-    text = (REPOSITORY / "docs" / "train_your_own.md").read_text(encoding="utf-8")
-    block = re.search(r"## From audio to a voice.*?```bash\n(.*?)```", text, re.DOTALL)[1]
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"## Train your own.*?```bash\n(.*?)```", text, re.DOTALL)[1]
     for real, small in SUBSTITUTES.items():
         assert real in block
         block = block.replace(real, small)
