@@ -79,7 +79,7 @@ class SmallEPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any) -> "SmallEPreTrainedModel":
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "SmallEPreTrainedModel":
         """Loads a checkpoint folder or Hub repository; arguments as Transformers'. Pickled weights are not loaded.
 
         Raises:
@@ -87,10 +87,11 @@ class SmallEPreTrainedModel(PreTrainedModel):
         """
         kwargs.setdefault("use_safetensors", True)
         try:
-            return super().from_pretrained(name_or_path, *args, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except SafetensorError as error:
             raise OSError(
-                f"The weights in {name_or_path} are damaged or no safetensors ({error}): download or save them again."
+                f"The weights in {pretrained_model_name_or_path} are damaged or no safetensors ({error}): download or "
+                "save them again."
             ) from error
 
 
