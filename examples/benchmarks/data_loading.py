@@ -182,7 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="runs of every stage (default: %(default)s)")
     parser.add_argument("--sampler-rows", type=int, default=10_000_000, help="for the sampler (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    parser.add_argument("--quick", action="store_true", help="2,000 utterances, one run, a sampler of a million rows")
     args = parser.parse_args(arguments)
+    if args.quick:
+        args.rows, args.repeats, args.sampler_rows = 2_000, 1, 1_000_000
     torch.set_num_threads(1)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

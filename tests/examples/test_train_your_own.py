@@ -1,4 +1,4 @@
-"""The commands of "Train your own" in README.md, on a sample Libri-Light tree of real speech, with a kill in between."""
+"""The commands of "Train your own" in README.md, on a sample Libri-Light tree of real speech, with a kill between."""
 
 import json
 import os
