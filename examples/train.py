@@ -52,7 +52,7 @@ from smalle_hf.training.export import export_model, sample_texts
 from smalle_hf.training.logbook import Logbook
 from smalle_hf.training.meter import Batch, Sums, batch_sums, count_labels, gpu_memory, reduce_sums
 from smalle_hf.training.model_card import RunRecord
-from smalle_hf.training.models import ModelParts, build_model, complete_model, load_parts
+from smalle_hf.training.models import ModelParts, build_model, compile_layers, complete_model, load_parts
 from smalle_hf.training.optimization import WeightAverage, build_optimizer, learning_rate_at, seed_step
 from smalle_hf.training.speaker import speak
 from smalle_hf.training.state import Interruption, RunState
@@ -245,7 +245,7 @@ def set_up(arguments: TrainingArguments, accelerator: Accelerator) -> Run:
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if arguments.torch_compile:
-        model.compile(dynamic=True)
+        compile_layers(model)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, arguments))
     average = WeightAverage(model, arguments.ema_decay) if arguments.ema_decay else None
     fingerprint = {

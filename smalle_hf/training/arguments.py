@@ -92,7 +92,7 @@ class TrainingArguments:
         default=None, metadata={"help": "by default what `accelerate launch` says"}
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations to save memory"})
-    torch_compile: bool = field(default=False, metadata={"help": "compile the model"})
+    torch_compile: bool = field(default=False, metadata={"help": "compile all layers but the recurrence"})
     seed: int = field(default=0, metadata={"help": "of weights, order and dropout"})
 
     # Run

@@ -59,8 +59,7 @@ def write_model_card(
         record ([`RunRecord`]): Numbers.
         num_parameters (`int`): Weights of the model, without the codec.
     """
-    languages = _values(corpora, "language")
-    licences = _values(corpora, "licence")
+    languages, licences = _values(corpora, "language"), _values(corpora, "licence")
     licence = arguments.licence or (licences[0].lower() if len(licences) == 1 else None)
     name = (arguments.push_to_hub or Path(arguments.output_dir).resolve().name).rpartition("/")[2]
     card_data = ModelCardData(
@@ -78,17 +77,24 @@ def write_model_card(
         "codec": config.codec_config is not None,
         "codec_info": corpora["training"].codec,
         "init_from": arguments.init_from,
-        "data": [
-            {
-                "split": split,
-                "utterances": len(corpus.rows),
-                "hours": corpus.hours,
-                "speakers": len(corpus.counts("speaker")),
-            }
-            for split, corpus in corpora.items()
-        ],
+        "data": [_split_row(split, corpus) for split, corpus in corpora.items()],
         "languages": languages,
         "licences": licences,
+        **_run_fields(record),
+    }
+    card = ModelCard.from_template(card_data, template_str=template.read_text(encoding="utf-8"), **fields)
+    temporary = folder / ".README.md.tmp"
+    temporary.write_text(card.content, encoding="utf-8")
+    temporary.replace(folder / "README.md")
+
+
+def _split_row(split: str, corpus: Corpus) -> dict[str, Any]:
+    speakers = len(corpus.counts("speaker"))
+    return {"split": split, "utterances": len(corpus.rows), "hours": corpus.hours, "speakers": speakers}
+
+
+def _run_fields(record: RunRecord) -> dict[str, Any]:
+    return {
         "steps": record.steps,
         "epochs": record.steps / record.steps_per_epoch,
         "processes": record.processes,
@@ -103,10 +109,6 @@ def write_model_card(
         "validation": record.validation,
         "training": record.training,
     }
-    card = ModelCard.from_template(card_data, template_str=template.read_text(encoding="utf-8"), **fields)
-    temporary = folder / ".README.md.tmp"
-    temporary.write_text(card.content, encoding="utf-8")
-    temporary.replace(folder / "README.md")
 
 
 def _values(corpora: Mapping[str, Corpus], column: str) -> list[str]:

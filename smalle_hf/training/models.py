@@ -3,18 +3,19 @@
 import copy
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from ..configuration_smalle import SmallEConfig
 from ..data.codec_encoder import weights_fingerprint
 from ..data.token_cache import CodecInfo
+from ..layers_smalle import SmallEMLP, SmallETextAttention
 from ..modeling_smalle import SmallEForSpeechGeneration
 from ..processing_smalle import SmallEProcessor
 from .arguments import ArgumentsError, TrainingArguments, model_overrides
@@ -108,6 +109,17 @@ def complete_model(
     return complete.eval()
 
 
+def compile_layers(model: nn.Module) -> None:
+    """Compiles the feed-forward layers and the text encoder's attention, each kind once for all lengths.
+
+    The recurrence is left out: its loop over chunks would be compiled anew, for minutes, for every number of chunks,
+    and without the CUDA kernels of flash-linear-attention.
+    """
+    for module in model.modules():
+        if isinstance(module, SmallEMLP | SmallETextAttention):
+            module.compile(dynamic=True)
+
+
 def load_processor(arguments: TrainingArguments, config: SmallEConfig, corpus: Corpus) -> SmallEProcessor:
     """Loads the processor, or makes one for the texts of the corpus."""
     if arguments.processor is not None:
@@ -184,12 +196,10 @@ def load_codec(name: str) -> PreTrainedModel:
 
 
 def _load(loader: Any, name: str, **options: Any) -> Any:
-    if os.path.sep in name and not name.count("/") == 1 and not os.path.isdir(name):
-        raise ArgumentsError(f"There is no folder {name}.")
     try:
         return loader.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise ArgumentsError(f"Cannot load {name}: {' '.join(str(error).split())}") from error
 
 
-__all__ = ["LORA_TARGETS", "ModelParts", "build_model", "complete_model", "load_parts"]
+__all__ = ["LORA_TARGETS", "ModelParts", "build_model", "compile_layers", "complete_model", "load_parts"]

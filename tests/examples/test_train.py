@@ -136,6 +136,15 @@ def test_two_processes_train_like_one(run, data, tmp_path, kind):
     assert logged(two, "validation") == pytest.approx(logged(one, "validation"), abs=1e-4)
 
 
+@pytest.mark.slow
+def test_compiled_layers_train_alike(run, tmp_path):
+    options = {"max_steps": 6, "model_options": ["hidden_size=32", "position_size=16"], "text_vocab_size": 64}
+    assert run(tmp_path / "eager", **options) == 0
+    assert run(tmp_path / "compiled", **options, torch_compile=True) == 0
+    assert logged(tmp_path / "compiled") == pytest.approx(logged(tmp_path / "eager"), abs=1e-4)
+    assert weights_of(tmp_path / "compiled").keys() == weights_of(tmp_path / "eager").keys()
+
+
 def test_accumulated_batches_weigh_every_label_alike(train, data, tmp_path):
     """Gradients of 3 batches of different sizes are those of the mean loss over all their labels."""
     forget_accelerate()
