@@ -59,7 +59,7 @@ class SmallEPreTrainedModel(PreTrainedModel):
     input_modalities = ("text",)
     output_modalities = ("audio",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SmallELCLMBlock", "SmallETextEncoderLayer", "SmallEPositionAwareCrossAttention"]
+    _no_split_modules = ["SmallELCLMBlock", "SmallETextEncoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True  # the text encoder; PACA needs its attention maps and computes them itself
     _can_compile_fullgraph = True

@@ -110,9 +110,11 @@ class TokenCache(Dataset[dict[str, Any]]):
 
         shards = shard_paths(folder)
         self.codec = common_codec(shards)
-        rows = ArrowDataset.from_parquet(
-            [str(shard) for shard in shards], cache_dir=None if cache_dir is None else os.fspath(cache_dir)
-        )
+        # An empty shard (all its utterances broken) has no row group, which `datasets` cannot read.
+        filled = [str(shard) for shard in shards if pq.read_metadata(shard).num_rows]
+        if not filled:
+            raise TokenCacheError(f"{folder} holds no utterances: look into the report of the encoding.")
+        rows = ArrowDataset.from_parquet(filled, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
         self.num_frames: NDArray[np.int32] = rows.data.column("num_frames").to_numpy()
         self._rows = rows.select_columns(list(self.COLUMNS)).with_format("arrow")
 

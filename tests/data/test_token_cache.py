@@ -199,3 +199,13 @@ def test_parquet_of_another_kind_is_refused(tmp_path):
     datasets.Dataset.from_dict({"a": [1]}).to_parquet(tmp_path / shard_name(0, 1))
     with pytest.raises(TokenCacheError, match="no shard of a token cache"):
         TokenCache(tmp_path)
+
+
+def test_empty_shards_are_passed_over(cache_folder, tmp_path):
+    write_shard(cache_folder / shard_name(1, 4), [], CODEC)
+    kept = [row["id"] for row in (TokenCache(cache_folder, cache_dir=tmp_path / "arrow")[i] for i in (0, 10))]
+    assert len(set(kept)) == 2
+    for index in range(4):
+        write_shard(cache_folder / shard_name(index, 4), [], CODEC)
+    with pytest.raises(TokenCacheError, match="holds no utterances"):
+        TokenCache(cache_folder, cache_dir=tmp_path / "arrow")
