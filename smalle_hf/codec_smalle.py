@@ -5,6 +5,8 @@ know.
 """
 
 import inspect
+import math
+from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedModel
@@ -47,6 +49,25 @@ def available_codebooks(codec: PreTrainedModel) -> int | None:
     return None
 
 
+def codebook_options(codec: PreTrainedModel, num_codebooks: int) -> dict[str, Any]:
+    """Arguments of `codec.encode` that keep it from computing more codebooks than are needed.
+
+    Args:
+        codec (`PreTrainedModel`): The codec.
+        num_codebooks (`int`): Codebooks that are needed, the first ones.
+    """
+    parameters = inspect.signature(codec.encode).parameters
+    for name in ("num_quantizers", "n_quantizers"):
+        if name in parameters:
+            return {name: num_codebooks}
+    bandwidths = sorted(getattr(codec.config, "target_bandwidths", None) or [])
+    if "bandwidth" not in parameters or not bandwidths:
+        return {}
+    per_codebook = math.log2(codec.config.codebook_size) * codec.config.frame_rate / 1000  # kbit/s
+    enough = (bandwidth for bandwidth in bandwidths if bandwidth >= num_codebooks * per_codebook - 1e-6)
+    return {"bandwidth": next(enough, bandwidths[-1])}
+
+
 def encode_audio(
     codec: PreTrainedModel,
     input_values: torch.Tensor,
@@ -86,9 +107,7 @@ def encode_audio(
         raise ValueError("The audio is empty: pass at least one sample per row.")
     if not torch.isfinite(input_values).all():
         raise ValueError("The audio holds NaN or infinite samples: repair or drop the recording.")
-    options = {}
-    if bandwidths := getattr(codec.config, "target_bandwidths", None):
-        options["bandwidth"] = max(bandwidths)  # residual codes: those of a lower bandwidth are the first of these
+    options = codebook_options(codec, config.num_codebooks)
     dtype = next(codec.parameters()).dtype
     rows = []
     for waveform, length in zip(input_values, lengths, strict=True):
@@ -146,4 +165,4 @@ def _decode(codec: PreTrainedModel, codes: torch.Tensor) -> torch.Tensor:
     return decoded.audio_values.reshape(codes.shape[0], -1)
 
 
-__all__ = ["available_codebooks", "build_codec", "decode_codes", "encode_audio"]
+__all__ = ["available_codebooks", "build_codec", "codebook_options", "decode_codes", "encode_audio"]

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import safe_open
 from transformers import AutoModel
 
+from .checkpoint_files import read_tensors
 from .configuration_smalle import SmallEConfig
 from .modeling_smalle import SmallEForSpeechGeneration
 
@@ -84,24 +84,8 @@ def read_weights(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         ValueError: The file is damaged, holds pickled objects, or is no Small-E checkpoint.
         FileNotFoundError: There is no such file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
-    metadata: Mapping[str, str] = {}
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file surfaces as almost any error, from whichever layer meets it first
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise ValueError(
-            f"{path} is damaged, or holds pickled objects, which are not loaded ({reason}): download it again, or "
-            "save its state dict as safetensors."
-        ) from error
-    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else {}
+    tensors, metadata = read_tensors(path)
+    tensors = tensors.get("state_dict", tensors)
     anchors = [name for name in tensors if name == ANCHOR or name.endswith("." + ANCHOR)]
     if not anchors:
         raise ValueError(f"{path} is no Small-E checkpoint: it has no `{ANCHOR}`.")

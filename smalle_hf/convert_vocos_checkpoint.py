@@ -11,16 +11,13 @@ model.
 import argparse
 import math
 import os
-import pickle
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
+from .checkpoint_files import read_tensors
 from .configuration_small_codec import SmallCodecConfig
 from .modeling_small_codec import SmallCodecModel
 
@@ -59,17 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, holds pickled objects, or is no Vocos model for EnCodec tokens.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged or holds more than tensors ({reason}): download it again.") from error
+    weights, _ = read_tensors(path)
     for name in (ANCHOR, CODEBOOKS):
         if name not in weights:
             raise ValueError(f"{path} is no Vocos model for EnCodec tokens: it has no `{name}`.")

@@ -7,14 +7,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 
-from ..codec_smalle import available_codebooks
+from ..codec_smalle import available_codebooks, codebook_options
 from .token_cache import CodecInfo
 
 SHORT_FRAMES = 10  # shorter rows are never padded: EnCodec mirrors the first 7 frames, so that these do hear padding
@@ -196,20 +195,6 @@ def hears_padding(codec: PreTrainedModel, num_codebooks: int, frame_length: int)
             if not torch.equal(row[:frames], alone[:frames]):
                 return True
     return False
-
-
-def codebook_options(codec: PreTrainedModel, num_codebooks: int) -> dict[str, Any]:
-    """Arguments of `codec.encode` that keep it from computing more codebooks than are needed."""
-    parameters = inspect.signature(codec.encode).parameters
-    for name in ("num_quantizers", "n_quantizers"):
-        if name in parameters:
-            return {name: num_codebooks}
-    bandwidths = sorted(getattr(codec.config, "target_bandwidths", None) or [])
-    if "bandwidth" not in parameters or not bandwidths:
-        return {}
-    per_codebook = math.log2(codec.config.codebook_size) * codec.config.frame_rate / 1000  # kbit/s
-    enough = (bandwidth for bandwidth in bandwidths if bandwidth >= num_codebooks * per_codebook - 1e-6)
-    return {"bandwidth": next(enough, bandwidths[-1])}
 
 
 def check_codec(codec: PreTrainedModel, num_codebooks: int, name: str) -> None:
