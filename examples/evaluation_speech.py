@@ -120,7 +120,7 @@ class Speaker:
             utterance.ended = bool(output.is_finished[index])
             utterance.alignment = output.alignments[index, :frames, :tokens].float().cpu()
             utterance.token_to_word = self.token_to_word(sentence)
-            utterance.words = split_words(self.processor.normalize(sentence.text))
+            utterance.words = self.processor.words(sentence.text)
             utterances.append(utterance)
         return list(zip(utterances, audio, strict=True))
 

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from .alignment import split_words
 from .audio_files import check_audio_path, read_audio, resample_audio, write_audio
 from .configuration_smalle import SmallEConfig
 from .delay_pattern import check_codes
+from .phonemes import IPA_CHARACTERS, phonemize
 from .text_normalization import normalize_text
 from .text_tokenizer import ENGLISH_CHARACTERS, character_tokenizer, train_tokenizer
 
@@ -41,6 +43,8 @@ class SmallEProcessor(ProcessorMixin):
         num_codebooks (`int`, defaults to 4): Codebooks Q of a voice prompt.
         codebook_size (`int`, defaults to 1024): Codes in each codebook.
         max_text_length (`int`, defaults to 2000): Longest text in tokens, begin and end included.
+        phoneme_voice (`str`, *optional*): Voice of espeak-ng, such as `"en-us"`, whose phonemes the model reads in the
+            place of letters; needs espeakng-loader. The model reads letters by default.
 
     Example:
 
@@ -60,6 +64,7 @@ class SmallEProcessor(ProcessorMixin):
         num_codebooks: int = 4,
         codebook_size: int = 1024,
         max_text_length: int = 2000,
+        phoneme_voice: str | None = None,
     ) -> None:
         super().__init__(tokenizer)
         # Transformers notes here how it found the files, and would write that into the next copy of them.
@@ -70,6 +75,7 @@ class SmallEProcessor(ProcessorMixin):
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
         self.max_text_length = max_text_length
+        self.phoneme_voice = phoneme_voice
 
     @classmethod
     def train(
@@ -108,6 +114,26 @@ class SmallEProcessor(ProcessorMixin):
             ValueError: An entry is not a single character, or there are more than the model has.
         """
         return cls._for_model(character_tokenizer(characters), language, config)
+
+    @classmethod
+    def from_phonemes(
+        cls, phoneme_voice: str = "en-us", language: str = "en", config: SmallEConfig | None = None
+    ) -> "SmallEProcessor":
+        """Builds a processor that hands the model phonemes, a character of the phonetic alphabet each.
+
+        Args:
+            phoneme_voice (`str`, defaults to `"en-us"`): Voice of espeak-ng that says how words are pronounced.
+            language (`str`, defaults to `"en"`): Language of the texts.
+            config ([`SmallEConfig`], *optional*): The model's configuration, for rates and sizes.
+
+        Raises:
+            ImportError: espeakng-loader, which brings espeak-ng, is not installed.
+            ValueError: espeak-ng has no such voice, or the vocabulary is larger than the model's.
+        """
+        phonemize("word", phoneme_voice)
+        processor = cls._for_model(character_tokenizer(IPA_CHARACTERS), language, config)
+        processor.phoneme_voice = phoneme_voice
+        return processor
 
     @classmethod
     def _for_model(
@@ -153,7 +179,7 @@ class SmallEProcessor(ProcessorMixin):
                 )
 
     def normalize(self, text: str) -> str:
-        """Writes a text as the model reads it: spoken words, in the letters of the vocabulary.
+        """Writes a text as the model reads it: spoken words, in the letters of the vocabulary or in phonemes.
 
         Args:
             text (`str`): Any text.
@@ -161,11 +187,24 @@ class SmallEProcessor(ProcessorMixin):
         Returns:
             `str`: What decoding the text's tokens gives back. A letter that the vocabulary lacks is replaced by its
             plain form (é by e) or dropped with a warning.
+
+        Raises:
+            ImportError: The model reads phonemes, and espeakng-loader is not installed.
         """
         return self._normalize_batch([text])[0]
 
+    def words(self, text: str) -> list[str]:
+        """Words of a text as they are spoken, in letters: the n-th is the n-th word of [`SmallEProcessor.normalize`].
+
+        Args:
+            text (`str`): Any text.
+        """
+        return split_words(normalize_text(text, self.language))
+
     def _normalize_batch(self, texts: Sequence[str]) -> list[str]:
         normalized = [normalize_text(text, self.language) for text in texts]
+        if self.phoneme_voice is not None:
+            normalized = [phonemize(text, self.phoneme_voice) for text in normalized]
         characters = sorted(set("".join(normalized)) - {" "})
         plain = {character: _plain_form(character) for character in characters}
         known = self._known_characters({*characters, *"".join(plain.values())})

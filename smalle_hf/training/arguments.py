@@ -61,9 +61,10 @@ class TrainingArguments:
     processor: str | None = field(
         default=None, metadata={"help": "processor folder; by default it is trained on the texts of train_data"}
     )
-    text_units: Literal["bpe", "characters"] = field(
-        default="bpe", metadata={"help": "text tokens of a new processor: byte pairs or single characters"}
+    text_units: Literal["bpe", "characters", "phonemes"] = field(
+        default="bpe", metadata={"help": "text tokens of a new processor: byte pairs, single characters, or phonemes"}
     )
+    phoneme_voice: str = field(default="en-us", metadata={"help": "voice of espeak-ng that pronounces the phonemes"})
     text_vocab_size: int = field(default=256, metadata={"help": "byte-pair vocabulary of a new processor"})
     language: str = field(default="en", metadata={"help": "language of a new processor's text normalisation"})
     codec: str | None = field(default=None, metadata={"help": "codec, a folder or Hub id, for samples and the result"})

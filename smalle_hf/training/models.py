@@ -126,9 +126,18 @@ def load_processor(arguments: TrainingArguments, config: SmallEConfig, corpus: C
         return _load(SmallEProcessor, arguments.processor)
     if arguments.text_units == "characters":
         return SmallEProcessor.from_characters(language=arguments.language, config=config)
+    if arguments.text_units == "phonemes":
+        return _new_phoneme_processor(arguments, config)
     return SmallEProcessor.train(
         corpus.texts(TOKENIZER_TEXTS), config.vocab_size, language=arguments.language, config=config
     )
+
+
+def _new_phoneme_processor(arguments: TrainingArguments, config: SmallEConfig) -> SmallEProcessor:
+    try:
+        return SmallEProcessor.from_phonemes(arguments.phoneme_voice, arguments.language, config)
+    except (ImportError, ValueError) as error:
+        raise ArgumentsError(str(error)) from error
 
 
 def new_config(arguments: TrainingArguments, codec: CodecInfo) -> SmallEConfig:
