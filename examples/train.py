@@ -49,6 +49,7 @@ from smalle_hf.training.checkpoint import (
 from smalle_hf.training.corpus import Corpus, StepLoader, open_corpora
 from smalle_hf.training.cpu_memory import keep_freed_memory
 from smalle_hf.training.export import export_model, sample_texts
+from smalle_hf.training.input_noise import with_noise
 from smalle_hf.training.logbook import Logbook
 from smalle_hf.training.meter import Batch, Sums, batch_sums, count_labels, gpu_memory, reduce_sums
 from smalle_hf.training.model_card import RunRecord
@@ -120,9 +121,10 @@ def train_step(run: Run, batches: Sequence[Batch]) -> Sums:
     num_labels = accelerator.reduce(count_labels(batches), reduction="sum")
     measured = []
     for index, batch in enumerate(batches):
+        noisy_ids = with_noise(batch["decoder_input_ids"], run.arguments.input_noise, run.parts.config)
         is_last = index == len(batches) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
-            output = model(**batch, num_items_in_batch=num_labels)
+            output = model(**{**batch, "decoder_input_ids": noisy_ids}, num_items_in_batch=num_labels)
             # Processes average their gradients, but their losses are already shares of one mean.
             accelerator.backward(output.loss * accelerator.num_processes)
         measured.append(batch_sums(batch, output.codebook_losses))

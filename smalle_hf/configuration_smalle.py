@@ -40,6 +40,8 @@ class SmallEConfig(PreTrainedConfig):
         codebook_size (`int`, defaults to 1024): Codes in each codebook.
         codebook_offset (`int`, defaults to 3): Audio id of code 0; the ids below it are special.
         delays (`list[int]`, *optional*): Columns by which each codebook lags; `[0, 1, ..., Q - 1]` by default.
+        codebook_loss_weights (`list[float]`, *optional*): Weight of each codebook in the loss, of which only the
+            ratios count; all weigh the same by default, as in the paper.
         audio_pad_token_id (`int`, defaults to 0): Audio id of padding.
         audio_bos_token_id (`int`, defaults to 1): Audio id that starts an utterance ("head" in the paper's code).
         audio_eos_token_id (`int`, defaults to 2): Audio id that stops an utterance ("tail" in the paper's code).
@@ -97,6 +99,7 @@ class SmallEConfig(PreTrainedConfig):
     codebook_size: int = positive_int_field(default=1024)
     codebook_offset: int = positive_int_field(default=3)
     delays: list[int] = field(default_factory=list)
+    codebook_loss_weights: list[int | float] | None = None
     audio_pad_token_id: int = 0
     audio_bos_token_id: int = 1
     audio_eos_token_id: int = 2
@@ -191,6 +194,12 @@ class SmallEConfig(PreTrainedConfig):
             raise ValueError(f"`delays` {self.delays} needs one entry per codebook ({self.num_codebooks}).")
         if min(self.delays) != 0:
             raise ValueError(f"`delays` {self.delays} must be non-negative and contain a 0.")
+        weights = self.codebook_loss_weights
+        if weights is not None and (len(weights) != self.num_codebooks or min(weights) < 0 or not sum(weights)):
+            raise ValueError(
+                f"`codebook_loss_weights` {weights} needs one weight for each of {self.num_codebooks} codebooks, "
+                "none below 0."
+            )
         codec_rate = getattr(self.codec_config, "sampling_rate", None)
         if codec_rate is not None and self.sampling_rate != codec_rate:
             raise ValueError(f"`sampling_rate` ({self.sampling_rate}) differs from the codec's ({codec_rate}).")

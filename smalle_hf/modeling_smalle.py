@@ -387,7 +387,8 @@ class SmallEForSpeechGeneration(SmallEPreTrainedModel, SmallEGenerationMixin):
         logits = self.compute_logits(outputs[0][:, kept])
         loss = codebook_losses = None
         if labels is not None:
-            loss, codebook_losses = compute_loss(logits, labels, num_items_in_batch)
+            weights = self.config.codebook_loss_weights
+            loss, codebook_losses = compute_loss(logits, labels, num_items_in_batch, weights)
         return SmallEOutput(
             loss=loss,
             codebook_losses=codebook_losses,

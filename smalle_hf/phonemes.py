@@ -1,7 +1,7 @@
 """Words as phonemes of the International Phonetic Alphabet, found by espeak-ng.
 
-English spelling says little about sound, and a small voice has better uses for its weights than a dictionary. Words are
-looked up one by one, so that each keeps its place in the text: spaces and punctuation stay as they are.
+English spelling says little about sound, and a small voice has better uses for its weights than a dictionary. Words
+are looked up one by one, so that each keeps its place in the text: spaces and punctuation stay as they are.
 """
 
 import ctypes

@@ -85,6 +85,9 @@ class TrainingArguments:
     adam_beta2: float = field(default=0.999, metadata={"help": "decay of AdamW's second moment"})
     weight_decay: float = field(default=0.1, metadata={"help": "of AdamW, on matrices only"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "clip the gradient to this norm"})
+    input_noise: float = field(
+        default=0.0, metadata={"help": "share of input codes replaced by random ones: trust the text, not the past"}
+    )
     max_loss: float | None = field(
         default=None, metadata={"help": "stop at a higher loss in nats; by default at twice that of guessing"}
     )
@@ -130,8 +133,9 @@ class TrainingArguments:
                 raise ArgumentsError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ArgumentsError(f"`max_steps` must be at least 1, got {self.max_steps}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ArgumentsError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay}.")
+        for name in ("ema_decay", "input_noise"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ArgumentsError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")
         if self.lora_rank and self.init_from is None:
             raise ArgumentsError("`lora_rank` needs a trained model: name it with --init_from.")
         if self.validation_data is not None and self.held_out:
