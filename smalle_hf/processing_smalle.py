@@ -1,8 +1,6 @@
 """Processor of Small-E: text and voice prompts in, waveforms and audio files out."""
 
 import os
-import re
-import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +17,8 @@ from .delay_pattern import check_codes
 from .phonemes import IPA_CHARACTERS, phonemize
 from .text_normalization import normalize_text
 from .text_tokenizer import ENGLISH_CHARACTERS, character_tokenizer, train_tokenizer
+from .written_text import write_in_vocabulary
 
-# Letters that no decomposition takes apart.
-PLAIN_LETTERS = str.maketrans(
-    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "ı": "i", "ŋ": "ng"}
-)
 MASKS = {
     "input_ids": "attention_mask",
     "audio_prompt_codes": "audio_prompt_mask",
@@ -202,35 +197,10 @@ class SmallEProcessor(ProcessorMixin):
         return split_words(normalize_text(text, self.language))
 
     def _normalize_batch(self, texts: Sequence[str]) -> list[str]:
-        normalized = [normalize_text(text, self.language) for text in texts]
-        if self.phoneme_voice is not None:
-            normalized = [phonemize(text, self.phoneme_voice) for text in normalized]
-        characters = sorted(set("".join(normalized)) - {" "})
-        plain = {character: _plain_form(character) for character in characters}
-        known = self._known_characters({*characters, *"".join(plain.values())})
-        table, dropped = {}, []
-        for character in characters:
-            if character not in known:
-                form = "".join(letter for letter in plain[character] if letter in known)
-                table[ord(character)] = form
-                # A combining mark on its own is an accent that its letter does without.
-                if not form and not unicodedata.category(character).startswith("M"):
-                    dropped.append(character)
-        if dropped:
-            names = " ".join(dropped[:20]) + " ..." * (len(dropped) > 20)
-            warnings.warn(f"The vocabulary lacks these characters, which are left out: {names}", stacklevel=3)
-        return [re.sub(" +", " ", text.translate(table)).strip() for text in normalized] if table else normalized
-
-    def _known_characters(self, characters: Iterable[str]) -> set[str]:
-        """Those that the vocabulary can write."""
-        characters = sorted(characters)
-        encoded = self.tokenizer.backend_tokenizer.encode_batch(characters, add_special_tokens=False)
-        unknown = self.tokenizer.unk_token_id
-        return {
-            character
-            for character, encoding in zip(characters, encoded, strict=True)
-            if encoding.ids and unknown not in encoding.ids
-        }
+        tokenizer = self.tokenizer
+        return write_in_vocabulary(
+            texts, tokenizer.backend_tokenizer, self.language, self.phoneme_voice, tokenizer.unk_token_id
+        )
 
     def __call__(
         self,
@@ -425,12 +395,6 @@ class SmallEProcessor(ProcessorMixin):
             check_audio_path(entry)
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         return [write_audio(waveform, entry, rate) for waveform, entry in zip(waveforms, paths, strict=True)]
-
-
-def _plain_form(character: str) -> str:
-    """The letter without its accents, or a near one."""
-    decomposed = unicodedata.normalize("NFKD", character.translate(PLAIN_LETTERS))
-    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
 
 
 def _as_texts(text: Any, name: str) -> list[str]:
