@@ -364,7 +364,7 @@ class SmallEGenerationMixin(GenerationMixin):
         synced_gpus: bool,
         model_kwargs: dict[str, Any],
     ) -> Iterator[SmallEColumn]:
-        """Emits column after column until every row is done. `rows` is kept up to date."""
+        """Emits column after column until every row is done. `rows` stands behind the column that is emitted."""
         cache = model_kwargs.get("past_key_values")
         step = self.__call__
         if self._valid_auto_compile_criteria(model_kwargs, generation_config):
@@ -388,9 +388,9 @@ class SmallEGenerationMixin(GenerationMixin):
             scores = logits_processor(seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)).view_as(raw)
             ids = rows.dictate(choose_ids(scores, num_sampled, generation_config.generators))
             running = ~rows.is_done
+            rows.advance(ids, alignment)
             if running.any():
                 yield SmallEColumn(ids, alignment, scores, raw, running)
-            rows.advance(ids, alignment)
             if needs_ids:
                 seen = torch.cat([seen, ids[:, None]], dim=1)
                 # Not before a whole frame is there: what a generation leaves behind can then be continued.
