@@ -3,13 +3,14 @@
 A voice prompt is an utterance that goes before what is to be said. A model that has only seen single sentences does
 not know how one follows the other; this shows it.
 
-    python examples/voice/join_utterances.py codes/part-1 codes/part-2 codes/train --share 0.4
+    python examples/voice/join_utterances.py codes/part-1 codes/part-2 codes/train --without corpus/held_out.jsonl
     python examples/voice/join_utterances.py codes/single codes/train --max-frames 1000 --seed 1
 
 Exit codes: 0 done; 1 a cache cannot be read or written; 2 wrong arguments.
 """
 
 import argparse
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,11 @@ def pair(first: Row, second: Row) -> Row:
     }
 
 
+def texts_of(manifest: Path) -> set[str]:
+    """Texts of a JSONL manifest, in lower case."""
+    return {json.loads(line)["text"].lower() for line in manifest.read_text(encoding="utf-8").splitlines()}
+
+
 def read_rows(folder: Path) -> list[Row]:
     """All rows of a cache, codes by frame; the folder's name goes before each id, which another cache may hold too."""
     rows = TokenCache(folder)
@@ -81,6 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("caches", nargs="+", type=Path, help="token caches made with the same codec")
     parser.add_argument("out", type=Path, help="new token cache")
+    parser.add_argument("--without", type=Path, help="manifest of sentences to leave out, such as the held-out ones")
     parser.add_argument("--share", type=float, default=0.4, help="share of the utterances to join (0.4)")
     parser.add_argument("--max-frames", type=int, default=1500, help="longest joined utterance in frames (1500)")
     parser.add_argument("--seed", type=int, default=0)
@@ -97,8 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         codec = common_codec([shard for folder in options.caches for shard in shard_paths(folder)])
-        rows = [row for folder in options.caches for row in read_rows(folder)]
-    except TokenCacheError as error:
+        unwanted = texts_of(options.without) if options.without else set()
+        rows = [row for folder in options.caches for row in read_rows(folder) if row["text"].lower() not in unwanted]
+    except (TokenCacheError, OSError, ValueError, KeyError) as error:
         print(f"join_utterances.py: error: {error}", file=sys.stderr)
         return 1
     joined = join_rows(rows, options.share, options.max_frames, options.seed)
