@@ -133,6 +133,20 @@ def test_loss_is_the_mean_over_every_label_that_counts(model: SmallEForSpeechGen
     assert not output.codebook_losses.requires_grad
 
 
+def test_codebooks_weigh_in_the_loss_by_their_ratios(model: SmallEForSpeechGeneration) -> None:
+    row = utterances(model)[1]
+    plain = model(**row)
+    model.config.codebook_loss_weights = [6.0] + [2.0] * (model.config.num_codebooks - 1)
+    weighted = model(**row)
+    counts = (row["labels"] != -100).sum(dim=(0, 1)).float()
+    weights = torch.tensor(model.config.codebook_loss_weights)
+    nats = plain.codebook_losses * counts * weights / weights.mean()
+    assert_close(weighted.loss, nats.sum() / counts.sum(), 1e-6)
+    assert_close(weighted.codebook_losses, plain.codebook_losses, 1e-6)
+    model.config.codebook_loss_weights = [5.0] * model.config.num_codebooks
+    assert_close(model(**row).loss, plain.loss, 1e-6)
+
+
 def test_special_ids_count_in_the_loss(model: SmallEForSpeechGeneration) -> None:
     """Start and stop ids are predicted like any other: they are how the model ends."""
     delayed = apply_delay(random_codes(model.config, 3), model.config)
