@@ -11,8 +11,9 @@ from .configuration_smalle import SmallEConfig
 from .delay_pattern import apply_delay, revert_delay
 from .modeling_small_codec import SmallCodecModel
 from .modeling_smalle import SmallEForSpeechGeneration, SmallEModel
-from .outputs_smalle import SmallEGenerateOutput, SmallEModelOutput, SmallEOutput
+from .outputs_smalle import SmallEAudioChunk, SmallEGenerateOutput, SmallEModelOutput, SmallEOutput
 from .processing_smalle import SmallEProcessor
+from .streaming_smalle import AudioStreamer
 
 __version__ = "0.1.0"
 
@@ -25,8 +26,10 @@ AutoModelForTextToWaveform.register(SmallEConfig, SmallEForSpeechGeneration)
 AutoProcessor.register(SmallEConfig, SmallEProcessor)
 
 __all__ = [
+    "AudioStreamer",
     "SmallCodecConfig",
     "SmallCodecModel",
+    "SmallEAudioChunk",
     "SmallECache",
     "SmallEConfig",
     "SmallEForSpeechGeneration",

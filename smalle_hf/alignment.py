@@ -101,7 +101,7 @@ def analyze_alignment(
     weights = alignment.detach().float() * frame_mask[..., None] * token_mask[:, None]
 
     positions = expected_positions(weights)
-    path = _median_path(weights.argmax(dim=-1), frame_mask, median_window)
+    path = median_path(weights.argmax(dim=-1), frame_mask, median_window)
     backward_total, backward_max = _backward_movement(positions, frame_mask)
 
     peak = weights.amax(dim=-1, keepdim=True)
@@ -317,8 +317,17 @@ def _masks(
     return masks[0], masks[1]
 
 
-def _median_path(path: torch.Tensor, frame_mask: torch.Tensor, window: int) -> torch.Tensor:
-    """Median over `window` frames, `(B, T)`; beyond its ends an utterance continues with its end tokens."""
+def median_path(path: torch.Tensor, frame_mask: torch.Tensor, window: int) -> torch.Tensor:
+    """Smooths a path; beyond its ends an utterance continues with its end tokens.
+
+    Args:
+        path (`torch.LongTensor` of shape `(B, T)`): Most attended token at each frame.
+        frame_mask (`torch.BoolTensor` of shape `(B, T)`): The frames of each utterance, at its left.
+        window (`int`): Frames that each median is taken over, odd.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, T)`: Frames behind an utterance repeat its last one.
+    """
     last = frame_mask.sum(dim=1, keepdim=True).sub(1).clamp(min=0)
     frames = torch.arange(path.shape[1], device=path.device).expand_as(path)
     continued = path.gather(1, frames.minimum(last))
@@ -373,6 +382,7 @@ __all__ = [
     "analyze_alignment",
     "expected_positions",
     "map_tokens_to_words",
+    "median_path",
     "plot_alignment",
     "split_words",
     "token_times",

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .cache_smalle import SmallECache
 from .configuration_smalle import SmallEConfig
 
 
@@ -105,6 +106,11 @@ class DelayedRows:
         else:  # a row ends with the column in which every codebook stops
             complete = complete - self.is_finished.long()
         return complete.clamp(min=0)
+
+    def save_to(self, cache: SmallECache | None) -> None:
+        """Leaves in the cache what a later generation needs to go on."""
+        if cache is not None:
+            cache.last_ids, cache.last_alignments, cache.is_finished = self.history, self.alignments, self.is_finished
 
 
 __all__ = ["DelayedRows"]

@@ -9,7 +9,6 @@ from .delay_pattern import check_codes
 
 UNSUPPORTED_OPTIONS = {
     "assistant_model": "assisted generation",
-    "streamer": "a token streamer",
     "prefix_allowed_tokens_fn": "constrained generation",
     "negative_prompt_ids": "guidance by a negative prompt",
     "guidance_scale": "classifier-free guidance",

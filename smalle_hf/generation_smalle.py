@@ -25,13 +25,15 @@ from .delayed_rows import DelayedRows
 from .generation_checks import check_generation_inputs, check_generation_options, check_voice_prompt
 from .outputs_smalle import SmallEColumn, SmallEGenerateOutput
 from .sampling_smalle import Generators, choose_ids, make_generators
+from .streaming_smalle import AudioAssembler, SmallEStreamingMixin, feeds_streamer
 
 logger = logging.get_logger(__name__)
 
 
-class SmallEGenerationMixin(GenerationMixin):
+class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
     """`generate()` of [`SmallEForSpeechGeneration`]."""
 
+    @feeds_streamer
     @torch.no_grad()
     def generate(
         self,
@@ -77,6 +79,8 @@ class SmallEGenerationMixin(GenerationMixin):
             output_audio (`bool`, *optional*): Whether to decode the codes; by default if the checkpoint holds a codec.
             past_key_values ([`SmallECache`], *optional*): State returned by an earlier call with the same text, to
                 continue it. It is not changed.
+            streamer (`BaseStreamer`, *optional*): Is given the speech while it is generated, as [`SmallEAudioChunk`]s;
+                see [`AudioStreamer`]. The output has no audio then, unless `output_audio` asks for it.
             output_scores, output_logits, return_dict_in_generate (`bool`): As in Transformers; the last defaults to
                 `True`.
 
@@ -169,6 +173,7 @@ class SmallEGenerationMixin(GenerationMixin):
             "is_default_limit": False,
             "num_candidates": 1,
             "generators": None,
+            "streaming": None,
         }
         given = {name: kwargs.pop(name) for name in own if kwargs.get(name) is not None}
         kwargs = {name: value for name, value in kwargs.items() if name not in own}
@@ -258,13 +263,12 @@ class SmallEGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
-        streamer: Any = None,
         prompt_ids: torch.Tensor | None = None,
         *,
         frame_limits: torch.Tensor,
         **model_kwargs: Any,
-    ) -> SmallEGenerateOutput | torch.Tensor | None:
-        """Collects the columns of `_columns` and turns them into codes and sound."""
+    ) -> Any:
+        """Turns the columns of `_columns` into codes and sound, or yields their sound as they come."""
         cache: SmallECache | None = model_kwargs.get("past_key_values")
         rows = self._start_rows(input_ids, model_kwargs, frame_limits, prompt_ids, generation_config)
         is_continued = cache is not None and cache.last_ids is not None
@@ -273,9 +277,16 @@ class SmallEGenerationMixin(GenerationMixin):
         ids = [rows.history if is_continued else rows.history[:, -1:]]
         alignments = [rows.alignments] if is_continued else []
         num_before, scores, logits = ids[0].shape[1], [], []
-        for column in self._columns(
+        columns = self._columns(
             input_ids, rows, logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs
-        ):
+        )
+        if generation_config.streaming is not None:
+            before = alignments[0] if alignments else None
+            assembler = AudioAssembler(self.config, rows, ids[0], before, generation_config.streaming)
+            if generation_config.streaming.streamer is None:
+                return self._yield_chunks(columns, assembler, cache, generation_config)
+            columns = assembler.play(columns, cache)
+        for column in columns:
             ids.append(column.ids[:, None])
             if needs_alignments:
                 alignments.append(column.alignment[:, None])
@@ -283,8 +294,7 @@ class SmallEGenerationMixin(GenerationMixin):
                 scores.append(column.scores)
             if generation_config.output_logits:
                 logits.append(column.logits)
-        if cache is not None:
-            cache.last_ids, cache.last_alignments, cache.is_finished = rows.history, rows.alignments, rows.is_finished
+        rows.save_to(cache)
 
         lengths = rows.lengths()
         is_frame = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
@@ -304,7 +314,7 @@ class SmallEGenerationMixin(GenerationMixin):
             output.alignments = aligned * is_frame[..., None]
         text_mask, goes_on = model_kwargs.get("attention_mask"), is_continued or input_ids.shape[1] > 1
         output, limits = keep_best(output, rows.limits, text_mask, goes_on, generation_config)
-        self._report_limit(output, limits, generation_config)
+        self._report_limit(output.is_finished, output.sequence_lengths, limits, generation_config)
         if generation_config.output_audio:
             output.audio = self.decode_audio(output.sequences, output.sequence_lengths)
             output.audio_lengths = output.sequence_lengths * self.config.frame_length
@@ -406,9 +416,9 @@ class SmallEGenerationMixin(GenerationMixin):
                 input_ids = ids[:, None]
 
     def _report_limit(
-        self, output: SmallEGenerateOutput, limits: torch.Tensor, generation_config: GenerationConfig
+        self, is_finished: Any, lengths: Any, limits: torch.Tensor, generation_config: GenerationConfig
     ) -> None:
-        is_cut = ~cast(torch.Tensor, output.is_finished) & (cast(torch.Tensor, output.sequence_lengths) >= limits)
+        is_cut = ~is_finished & (lengths >= limits)
         met = is_cut.nonzero().flatten().tolist()
         if met and generation_config.is_default_limit:
             logger.warning(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
+from .alignment import word_times
 from .cache_smalle import SmallECache
 
 
@@ -103,4 +104,44 @@ class SmallEColumn:
     running: torch.Tensor
 
 
-__all__ = ["SmallEColumn", "SmallEGenerateOutput", "SmallEModelOutput", "SmallEOutput"]
+@dataclass
+class SmallEAudioChunk:
+    """Speech as it comes: what [`SmallEForSpeechGeneration.stream`] yields and streamers are given.
+
+    Args:
+        audio (`torch.FloatTensor` of shape `(B, samples)`): The next samples at `config.sampling_rate`; zeros behind a
+            row's own.
+        audio_lengths (`torch.LongTensor` of shape `(B,)`): Samples of each row; 0 for those that have ended.
+        start (`float`): Seconds from the beginning of the utterances to the chunk's first sample.
+        token_times (`torch.FloatTensor` of shape `(B, S, 2)`): Start and end in seconds of every text token, as far as
+            the alignment has come, which is a little farther than the audio; NaN for tokens that are not reached. The
+            token reached last ends where the alignment does; all else stays as it is.
+        sequences (`torch.LongTensor` of shape `(B, T, Q)`): Codec codes of the frames that were decoded for this
+            chunk, ahead of its audio by what the codec has to know; 0 behind the end of a row.
+        sequence_lengths (`torch.LongTensor` of shape `(B,)`): Frames of each row.
+        is_finished (`torch.BoolTensor` of shape `(B,)`): Rows that have ended by themselves.
+        is_last (`bool`): Whether no chunk follows.
+        past_key_values ([`SmallECache`], *optional*): State to continue from; with the last chunk.
+    """
+
+    audio: torch.Tensor
+    audio_lengths: torch.Tensor
+    start: float
+    token_times: torch.Tensor
+    sequences: torch.Tensor
+    sequence_lengths: torch.Tensor
+    is_finished: torch.Tensor
+    is_last: bool = False
+    past_key_values: SmallECache | None = None
+
+    def word_times(self, token_to_word: torch.Tensor) -> torch.Tensor:
+        """Start and end of every word in seconds, `(B, W, 2)`, NaN for words that are not reached.
+
+        Args:
+            token_to_word (`torch.LongTensor` of shape `(B, S)` or `(S,)`): Word of each token, -1 for tokens of no
+                word; see [`map_tokens_to_words`].
+        """
+        return word_times(self.token_times, token_to_word)
+
+
+__all__ = ["SmallEAudioChunk", "SmallEColumn", "SmallEGenerateOutput", "SmallEModelOutput", "SmallEOutput"]

@@ -109,7 +109,6 @@ MODES = {
     "guidance": ({"guidance_scale": 3.0}, "`guidance_scale`.*leave it out"),
     "negative prompt": ({"negative_prompt_ids": text()}, "`negative_prompt_ids`"),
     "embeddings": ({"inputs_embeds": torch.rand(1, 3, 32)}, "`inputs_embeds`"),
-    "streamer": ({"streamer": object()}, "`streamer`"),
     "stop strings": ({"stop_strings": ["a"]}, "`stop_strings`"),
     "constraints": ({"prefix_allowed_tokens_fn": lambda *_: [1]}, "`prefix_allowed_tokens_fn`"),
     "another cache": ({"cache_implementation": "static"}, "`cache_implementation`"),
