@@ -7,8 +7,9 @@
     python examples/evaluate_tts.py sentences.txt results/ --model DIR --recognizer whisper --mos-model utmos
 
 SENTENCES is a .txt file (one sentence per line), a .tsv file or a .jsonl file with `text` and optionally `id`,
-`reference` (or `path`: the original recording of the text, for comparison), `prompt` and `prompt_text` (a voice to
-speak in). With --audio-dir, the speech of a sentence is the file ID.wav, ID.flac or ID.ogg in that folder.
+`reference` (or `path`: the original recording of the text, for comparison), and a voice: `prompt` and `prompt_text` (a
+recording to go on from) or `voice` (a voice of the checkpoint by its name). With --audio-dir, the speech of a sentence
+is the file ID.wav, ID.flac or ID.ogg in that folder.
 
 RESULTS gets results.json, report.html (open it in a browser), the speech and the alignment pictures. What a sentence
 sounds like depends on the model, the text, the voice and the seed, not on the other sentences or the batch size.
@@ -39,6 +40,7 @@ from transformers.utils import logging as transformers_logging
 from smalle_hf.alignment import plot_alignment
 from smalle_hf.audio_files import FORMATS, read_audio, write_audio
 from smalle_hf.metrics import MeanOpinionScore, SpeakerSimilarity, SpeechRecognizer, create_recognizer
+from smalle_hf.voice_files import load_voice
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def _add_speaking_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch-size", type=int, default=8, help="sentences at a time (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, help="sentence number i gets seed + i (default: %(default)s)")
-    group.add_argument("--voice", type=Path, help="recording of a voice for the sentences without a `prompt`")
+    group.add_argument("--voice", help="a voice of the checkpoint, or a recording, for the sentences without one")
     group.add_argument("--voice-text", default="", help="what is said in --voice")
     group.add_argument(
         "--generate",
@@ -104,9 +106,9 @@ def _generate_option(text: str) -> tuple[str, Any]:
 
 
 def batches(sentences: Sequence[Sentence], size: int) -> Iterator[list[tuple[int, Sentence]]]:
-    """Sentences with their place in the list, `size` at a time; a batch has a voice prompt in all rows or in none."""
-    for has_prompt in (False, True):
-        rows = [item for item in enumerate(sentences) if (item[1].prompt is not None) == has_prompt]
+    """Sentences with their place in the list, `size` at a time; the rows of a batch have the same kind of voice."""
+    for kind in ((False, False), (False, True), (True, False), (True, True)):
+        rows = [item for item in enumerate(sentences) if (bool(item[1].prompt), bool(item[1].voice)) == kind]
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
@@ -178,13 +180,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         `dict`: What results.json holds: `settings`, `summary` and `sentences`.
     """
     sentences, left_out = read_sentences(options.sentences, options.language, options.limit)
-    if options.voice:
-        if not options.voice.is_file():
-            raise FileNotFoundError(f"The voice {options.voice} does not exist.")
-        sentences = [
-            sentence if sentence.prompt else replace(sentence, prompt=options.voice, prompt_text=options.voice_text)
-            for sentence in sentences
-        ]
+    sentences = with_voice(sentences, options.voice, options.voice_text, options.model)
     files = find_speech(options.audio_dir, sentences) if options.audio_dir else []
     # The judges first: they fail in seconds, the speaking may take hours.
     texts = [sentence.text for sentence in sentences]
@@ -218,11 +214,31 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     scores.summary["num_left_out"] = left_out
     names = ("model", "audio_dir", "sentences", "recognizer", "speaker_model", "mos_model", "seed", "batch_size")
     settings: dict[str, Any] = {name: str(value) for name in names if (value := getattr(options, name)) is not None}
-    settings |= {"voice": options.voice.name} if options.voice else {}
+    settings |= {"voice": Path(options.voice).name} if options.voice else {}
     settings |= {"generate": dict(options.generate)} if options.generate else {}
     results = {"settings": settings, "summary": scores.summary, "sentences": scores.rows}
     write_results(options.output, results)
     return results
+
+
+def with_voice(sentences: list[Sentence], voice: str | None, text: str, model: str | None) -> list[Sentence]:
+    """Gives a voice, by name or as a recording, to the sentences that have none.
+
+    Raises:
+        FileNotFoundError: A recording does not exist.
+        ValueError: The model has no voice of a name.
+    """
+    if voice and Path(voice).is_file():
+        given = {"prompt": Path(voice), "prompt_text": text}
+    elif voice and Path(voice).suffix:
+        raise FileNotFoundError(f"The voice {voice} does not exist.")
+    else:
+        given = {"voice": voice}
+    sentences = [item if item.prompt or item.voice else replace(item, **given) for item in sentences]
+    if model is not None:
+        for name in {item.voice for item in sentences if item.voice and not item.prompt}:
+            load_voice(model, name)
+    return sentences
 
 
 def warn_of_unknown_words(recognizer: SpeechRecognizer) -> None:

@@ -114,10 +114,10 @@ class Scores:
 
     def add_voices(self, metric: SpeakerSimilarity) -> None:
         """Similarity of the speech to the voice prompt, or else to the original recording."""
-        rows = [index for index, utterance in enumerate(self.utterances) if utterance.sentence.voice]
+        rows = [index for index, utterance in enumerate(self.utterances) if utterance.sentence.speaker]
         if not rows:
             return
-        voices = [listen(*read_audio(self.utterances[index].sentence.voice)) for index in rows]
+        voices = [listen(*read_audio(self.utterances[index].sentence.speaker)) for index in rows]
         speech = [self.utterances[index].speech for index in rows]
         self.add(metric.compute(predictions=speech, references=voices, sampling_rate=LISTENING_RATE), rows)
 

@@ -22,6 +22,7 @@ class Sentence:
         reference (`Path`, *optional*): Original recording of the same text.
         prompt (`Path`, *optional*): Recording of the voice to speak in.
         prompt_text (`str`): What is said in the prompt.
+        voice (`str`, *optional*): Name of one of the checkpoint's voices to speak in, where there is no prompt.
     """
 
     id: str
@@ -29,9 +30,10 @@ class Sentence:
     reference: Path | None = None
     prompt: Path | None = None
     prompt_text: str = ""
+    voice: str | None = None
 
     @property
-    def voice(self) -> Path | None:
+    def speaker(self) -> Path | None:
         """Recording of the speaker that the result should sound like."""
         return self.prompt or self.reference
 
@@ -41,8 +43,8 @@ def read_sentences(path: Path, language: str = "en", limit: int | None = None) -
 
     `.txt`: one sentence per line. `.tsv`: columns with a header, or without one `text`, or `id` and `text`.
     `.jsonl`: one object per line. Columns and keys are `text`; optionally `id`, `reference` (or `path`: a recording
-    of the same text), `prompt` and `prompt_text` (a recording of the voice to speak in, and what is said in it).
-    Paths are relative to the list.
+    of the same text), `prompt` and `prompt_text` (a recording of the voice to speak in, and what is said in it), or
+    `voice` (a voice of the checkpoint by its name). Paths are relative to the list.
 
     Args:
         path (`Path`): The list.
@@ -117,6 +119,7 @@ def _sentence(row: dict[str, Any], number: int, folder: Path) -> Sentence:
         reference=folder / reference if reference else None,
         prompt=folder / prompt if prompt else None,
         prompt_text=row.get("prompt_text") or "",
+        voice=row.get("voice") or None,
     )
 
 

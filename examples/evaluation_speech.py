@@ -15,6 +15,7 @@ from smalle_hf.alignment import map_tokens_to_words, split_words
 from smalle_hf.audio_files import read_audio, resample_audio
 from smalle_hf.data.collator import SmallECollator
 from smalle_hf.metrics import CodebookPerplexity, RealTimeFactor, codebook_nats
+from smalle_hf.voice_files import load_voice
 
 LISTENING_RATE = 16000
 """Rate in Hz to which all speech is brought before it is judged."""
@@ -85,12 +86,13 @@ class Speaker:
         self.processor.check_model(self.model.config)
         if self.model.codec_model is None:
             raise ValueError(f"{folder} holds no codec, so it cannot be heard: save one with the model.")
+        self.folder = folder
         self.seed = seed
         self.options = dict(options)
         self.speed = RealTimeFactor(keep_in_memory=True)
 
     def speak(self, numbered: Sequence[tuple[int, Sentence]]) -> list[tuple[Utterance, np.ndarray]]:
-        """Speaks one batch, all or none of it with a voice prompt.
+        """Speaks one batch: all of it with a recorded prompt, with a voice of the checkpoint, or with neither.
 
         Args:
             numbered (`Sequence[tuple[int, Sentence]]`): Sentences with their place in the list, which gives the seed.
@@ -103,6 +105,9 @@ class Speaker:
         if sentences[0].prompt:
             inputs["audio"] = [sentence.prompt for sentence in sentences]
             inputs["audio_prompt_text"] = [sentence.prompt_text for sentence in sentences]
+        elif sentences[0].voice:
+            voices = [self.voice(sentence) for sentence in sentences]
+            inputs |= {name: [voice[name] for voice in voices] for name in voices[0]}
         batch = self.processor(**inputs).to(self.model.device)
         start = time.perf_counter()
         output = self.model.generate(
@@ -124,6 +129,10 @@ class Speaker:
             utterances.append(utterance)
         return list(zip(utterances, audio, strict=True))
 
+    def voice(self, sentence: Sentence) -> dict[str, Any]:
+        """The checkpoint's voice that a sentence names, as the processor takes it."""
+        return dict(load_voice(self.folder, str(sentence.voice)))
+
     def token_to_word(self, sentence: Sentence) -> torch.Tensor:
         """Word of each text token of a sentence, `(S,)`; -1 for tokens of the prompt's text."""
         prompt, text = self._model_text(sentence)
@@ -132,7 +141,10 @@ class Speaker:
 
     def _model_text(self, sentence: Sentence) -> tuple[str, str]:
         """Transcript of the voice prompt, and the whole text, as the processor hands them to the tokenizer."""
-        prompt = self.processor.normalize(sentence.prompt_text) if sentence.prompt and sentence.prompt_text else ""
+        said = sentence.prompt_text if sentence.prompt else ""
+        if sentence.voice and not sentence.prompt:
+            said = self.voice(sentence)["audio_prompt_text"]
+        prompt = self.processor.normalize(said) if said else ""
         return prompt, f"{prompt} {self.processor.normalize(sentence.text)}".strip()
 
     def labels(self, sentence: Sentence) -> list[str]:

@@ -5,6 +5,7 @@ import html.parser
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ import torch
 from transformers import EncodecConfig
 
 from smalle_hf import SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
+from smalle_hf.voice_files import save_voice
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = ["--mos-model", "none", "--speaker-model", "none"]
@@ -162,6 +164,29 @@ def test_a_voice_prompt_is_used_and_its_words_are_not_judged(load, model_folder,
     assert len(row["alignment_word_times"]) == 2
 
 
+def test_a_voice_of_the_checkpoint_is_spoken_in(load, model_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    save_voice(model, "anna", torch.randint(100, (30, 4)), "a prompt of five words")
+    sentences = load("evaluation_sentences").Sentence
+    speaker = load("evaluation_speech").Speaker(str(model), "cpu", 0, {"max_new_tokens": 20})
+    for voice, before in (("anna", len("a prompt of five words ")), (None, 0)):
+        [(utterance, _)] = speaker.speak([(0, sentences("a", "good morning", voice=voice))])
+        assert utterance.words == ["good", "morning"]
+        # Begin, letters, end; the words of the prompt are read and not judged.
+        assert utterance.alignment.shape == (20, before + len("good morning") + 2)
+        first = utterance.token_to_word.tolist().index(0)
+        assert first == 1 + before
+        assert set(utterance.token_to_word[first:].tolist()) == {0, -1, 1}
+
+
+def test_a_voice_that_the_checkpoint_lacks_is_refused(load, model_folder, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("good morning\n")
+    paths = [str(tmp_path / "list.txt"), str(tmp_path / "out"), "--model", str(model_folder)]
+    assert load("evaluate_tts").main([*paths, "--voice", "bert", *QUICK]) == 1
+    assert "no voice 'bert'" in capsys.readouterr().err
+
+
 def test_earlier_results_do_not_stay(load, voice, tmp_path):
     (tmp_path / "list.tsv").write_text("voice\thello\n")
     old = tmp_path / "out" / "audio" / "old.wav"
@@ -211,7 +236,7 @@ def test_lists_of_sentences_are_read(load, tmp_path, voice):
         "named.tsv": "a\tFirst one.\nb\tSecond one.\n",
         "header.tsv": 'category\ttext\tid\nx\tFirst one.\ta/b\nx\tSecond "one.\tc\n',
         "manifest.jsonl": '{"path": "voice.wav", "text": "First one."}\n{"path": "x.wav", "text": null}\n'
-        '{"id": "b", "text": "Second one.", "prompt": "voice.wav", "prompt_text": "hm"}\n',
+        '{"id": "b", "text": "Second one.", "prompt": "voice.wav", "prompt_text": "hm", "voice": "anna"}\n',
     }
     found = {}
     for name, content in lists.items():
@@ -228,8 +253,8 @@ def test_lists_of_sentences_are_read(load, tmp_path, voice):
     assert found["header.tsv"][0][1].text == 'Second "one.'
     assert [left_out for _, left_out in found.values()] == [1, 0, 0, 0, 1]
     first, second = found["manifest.jsonl"][0]
-    assert (first.reference, first.prompt, first.voice) == (voice, None, voice)
-    assert (second.reference, second.prompt, second.prompt_text) == (None, voice, "hm")
+    assert (first.reference, first.prompt, first.speaker) == (voice, None, voice)
+    assert (second.reference, second.prompt, second.prompt_text, second.voice) == (None, voice, "hm", "anna")
     assert len(read(tmp_path / "plain.txt", limit=1)[0]) == 1
 
 
