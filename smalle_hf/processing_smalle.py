@@ -1,7 +1,6 @@
 """Processor of Small-E: text and voice prompts in, waveforms and audio files out."""
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from .delay_pattern import check_codes
 from .phonemes import IPA_CHARACTERS, phonemize
 from .text_normalization import normalize_text
 from .text_tokenizer import ENGLISH_CHARACTERS, character_tokenizer, train_tokenizer
-from .written_text import write_in_vocabulary
+from .written_text import match_rows, pad_rows, tokenize_texts, write_in_vocabulary
 
 MASKS = {
     "input_ids": "attention_mask",
@@ -251,38 +250,18 @@ class SmallEProcessor(ProcessorMixin):
             recordings = _as_recordings(audio)
         if text is not None:
             has_voice = audio is not None or audio_prompt_codes is not None
-            rows["input_ids"] = self._tokenize(text, audio_prompt_text, has_voice)
+            rows["input_ids"] = tokenize_texts(
+                text,
+                audio_prompt_text,
+                has_voice,
+                self._normalize_batch,
+                lambda spoken: self.tokenizer(spoken)["input_ids"],
+                self.max_text_length,
+            )
         if audio is not None:
             decoded = [read_audio(recording, sampling_rate) for recording in recordings]
             rows["input_values"] = [resample_audio(*pair, self.sampling_rate) for pair in decoded]
         return self._collate(rows, return_tensors, padding)
-
-    def _tokenize(self, text: Any, prompt_text: Any, has_voice: bool) -> list[np.ndarray]:
-        texts = _as_texts(text, "text")
-        prompts = _match(_as_texts(prompt_text, "audio_prompt_text"), len(texts), "transcripts") if prompt_text else []
-        if has_voice and prompt_text is None:
-            warnings.warn(
-                "The voice prompt has no transcript and the speech may stumble: pass `audio_prompt_text`, or '' if "
-                "the text holds it already.",
-                stacklevel=3,
-            )
-        normalized = self._normalize_batch([*texts, *prompts])
-        spoken = normalized[: len(texts)]
-        for index, (raw, words) in enumerate(zip(texts, spoken, strict=True)):
-            if not any(map(str.isalnum, words)):
-                raise ValueError(f"Text {index} has nothing to say: {raw[:40]!r}. Pass at least one word.")
-        if prompts:
-            spoken = [
-                f"{prompt} {words}".strip() for prompt, words in zip(normalized[len(texts) :], spoken, strict=True)
-            ]
-        ids = self.tokenizer(spoken)["input_ids"]
-        longest = max(map(len, ids))
-        if longest > self.max_text_length:
-            raise ValueError(
-                f"A text has {longest} tokens, more than `max_text_length` ({self.max_text_length}): split it into "
-                "sentences."
-            )
-        return [np.asarray(row, dtype=np.int64) for row in ids]
 
     def _check_prompt_codes(self, codes: Any) -> list[np.ndarray]:
         config = SmallEConfig(num_codebooks=self.num_codebooks, codebook_size=self.codebook_size)
@@ -308,11 +287,11 @@ class SmallEProcessor(ProcessorMixin):
         for name, mask_name in MASKS.items():
             if name not in rows:
                 continue
-            batch = _match(rows[name], num_texts, "voices") if num_texts else rows[name]
+            batch = match_rows(rows[name], num_texts, "voices") if num_texts else rows[name]
             mask = [np.ones(len(row), dtype=np.int64) for row in batch]
             padding_value = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            data[name] = _pad(batch, padding_value) if padding else batch
-            data[mask_name] = _pad(mask, 0) if padding else mask
+            data[name] = pad_rows(batch, padding_value) if padding else batch
+            data[mask_name] = pad_rows(mask, 0) if padding else mask
         if return_tensors is None:
             data = {name: [row.tolist() for row in batch] for name, batch in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -397,13 +376,6 @@ class SmallEProcessor(ProcessorMixin):
         return [write_audio(waveform, entry, rate) for waveform, entry in zip(waveforms, paths, strict=True)]
 
 
-def _as_texts(text: Any, name: str) -> list[str]:
-    texts = [text] if isinstance(text, str) else list(text)
-    if not texts or not all(isinstance(entry, str) for entry in texts):
-        raise TypeError(f"`{name}` must be a string or a list of at least one string.")
-    return texts
-
-
 def _as_recordings(audio: Any) -> list[Any]:
     """A list of recordings, of which each may be samples in a list."""
     is_batch = isinstance(audio, (list, tuple)) and not (
@@ -413,20 +385,6 @@ def _as_recordings(audio: Any) -> list[Any]:
     if not recordings:
         raise ValueError("`audio` is an empty list: pass at least one recording.")
     return recordings
-
-
-def _match(rows: list[Any], count: int, name: str) -> list[Any]:
-    if len(rows) not in (1, count):
-        raise ValueError(f"There are {len(rows)} {name} for {count} texts: pass one for all texts, or one for each.")
-    return rows * count if len(rows) == 1 else rows
-
-
-def _pad(rows: list[np.ndarray], value: int) -> np.ndarray:
-    """Stacks rows of shape `(T_i, ...)` to `(B, T, ...)`."""
-    padded = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), value, dtype=rows[0].dtype)
-    for row, target in zip(rows, padded, strict=True):
-        target[: len(row)] = row
-    return padded
 
 
 def _as_rows(audio: Any) -> Iterable[Any]:
