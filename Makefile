@@ -49,7 +49,7 @@ lint: $(VENV)/.dev  ## Check style, format and types
 	@$(PY) -m mypy
 
 bench: $(VENV)/.user  ## Measure speed and memory
-	@for script in examples/benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" --quick || exit 1; done
+	@for script in $$(grep -l __main__ examples/benchmarks/*.py); do echo "== $$script"; $(PY) "$$script" --quick || exit 1; done
 
 clean:  ## Remove the virtual environment and all that was built or cached
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -113,6 +113,11 @@ class PreallocatedCache(Cache):
     def __init__(self, config: LlamaConfig, max_length: int) -> None:
         super().__init__(layers=[PreallocatedLayer(max_length) for _ in range(config.num_hidden_layers)])
 
+    def truncate(self, length: int) -> None:
+        """Forgets everything behind the first `length` positions."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.memory[..., :length, :].unbind()
+
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and values that are in use: they grow with every position."""

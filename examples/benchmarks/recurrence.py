@@ -7,105 +7,78 @@ Both run in alternation in one process, and what is printed is the median of the
 Writes recurrence.json and, where matplotlib is installed, recurrence.png.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
+from comparison import Results, Target, alternate, median_ratio, medians, parse, report
 from torch.nn.functional import scaled_dot_product_attention
-from tqdm import tqdm
 
 from smalle_hf.gated_linear_attention import chunked_gated_linear_attention
 
 BATCH, HEADS, WIDTH = 2, 4, 64
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-QUICK_LENGTHS = (512, 1024, 2048)
+QUICK_LENGTHS = (512, 1024)
+WANTED = {512: 1.9, 1024: 2.6, 2048: 4.3, 4096: 6.2, 8192: 10.9}
+"""How many times as fast as attention the recurrence shall be."""
 
 
-def seconds(step: Callable[[], torch.Tensor]) -> float:
-    """Time of one forward and backward pass."""
-    start = time.perf_counter()
-    step().sum().backward()
-    return time.perf_counter() - start
-
-
-def measure(length: int, repeats: int) -> dict[str, float]:
-    """Median seconds of both at one length, and the median of their ratios pair by pair."""
+def steps_of(length: int) -> dict[str, Callable[[], object]]:
+    """Forward and backward of both at one length."""
     q, k, v = (torch.randn(BATCH, length, HEADS, WIDTH, requires_grad=True) for _ in range(3))
     log_decay = (-0.1 * torch.rand(BATCH, length, HEADS, WIDTH)).requires_grad_()
 
-    def recurrence() -> torch.Tensor:
-        return chunked_gated_linear_attention(q, k, v, log_decay)[0]
+    def recurrence() -> None:
+        chunked_gated_linear_attention(q, k, v, log_decay)[0].sum().backward()
 
-    def attention() -> torch.Tensor:
-        return scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+    def attention() -> None:
+        heads_first = (x.transpose(1, 2) for x in (q, k, v))
+        scaled_dot_product_attention(*heads_first, is_causal=True).sum().backward()
 
-    seconds(recurrence), seconds(attention)  # the first passes allocate
-    pairs = [(seconds(recurrence), seconds(attention)) for _ in range(repeats)]
-    return {
-        "frames": length,
-        "recurrence_seconds": statistics.median(pair[0] for pair in pairs),
-        "attention_seconds": statistics.median(pair[1] for pair in pairs),
-        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
-    }
+    return {"recurrence": recurrence, "attention": attention}
 
 
-def draw(rows: Sequence[dict[str, float]], path: Path) -> None:
+def measure(length: int, repeats: int) -> Results:
+    """Median seconds of both at one length, and the median of their ratios pair by pair."""
+    times = alternate(steps_of(length), repeats)
+    seconds = {f"{name}_seconds": value for name, value in medians(times).items()}
+    return {"frames": length, **seconds, "ratio": median_ratio(times["attention"], times["recurrence"])}
+
+
+def judge(rows: Sequence[Results]) -> list[Target]:
+    """Each length against what is wanted of it."""
+    return [
+        Target(f"speed of the recurrence over that of attention at {row['frames']} frames", row["ratio"], wanted, True)
+        for row in rows
+        if (wanted := WANTED.get(row["frames"]))
+    ]
+
+
+def draw(figure: Any, phases: Results) -> None:
     """Time per frame over length, log-log."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes, rows = figure.add_subplot(), phases["training"]["rows"]
     for name in ("recurrence", "attention"):
         microseconds = [1e6 * row[f"{name}_seconds"] / row["frames"] / BATCH for row in rows]
         axes.loglog([row["frames"] for row in rows], microseconds, marker="o", base=2, label=name)
     axes.set_xlabel("frames")
-    axes.set_ylabel("microseconds per frame, forward and backward")
+    axes.set_ylabel("µs per frame, forward and backward")
     axes.legend()
-    figure.savefig(path, dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="shorter lengths, fewer repeats")
-    parser.add_argument(
-        "--output", type=Path, default=Path("outputs/benchmarks"), help="folder (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
+    options = parse(__doc__ or "", ["training"], arguments)
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     lengths, repeats = (QUICK_LENGTHS, 3) if options.quick else (LENGTHS, 7)
-    rows = [measure(length, repeats) for length in tqdm(lengths, unit="length", file=sys.stderr, disable=None)]
-
+    rows = [measure(length, options.repeats or repeats) for length in lengths]
     print(f"B{BATCH} H{HEADS} d{WIDTH}, one thread, forward + backward")
     print(f"{'frames':>8} {'recurrence':>12} {'attention':>12} {'ratio':>7}")
     for row in rows:
         times = f"{row['recurrence_seconds'] * 1e3:9.1f} ms {row['attention_seconds'] * 1e3:9.1f} ms"
-        print(f"{row['frames']:8.0f} {times} {row['ratio']:6.1f}x")
-    options.output.mkdir(parents=True, exist_ok=True)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }
-    path = options.output / "recurrence.json"
-    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-    try:
-        draw(rows, path.with_suffix(".png"))
-    except ImportError:
-        print("matplotlib is not installed: no plot", file=sys.stderr)
+        print(f"{row['frames']:8} {times} {row['ratio']:6.1f}x")
+    settings = {"batch_size": BATCH, "heads": HEADS, "width": WIDTH, "threads": 1}
+    report(options.output, "recurrence", "training", settings, rows, judge, draw)
     return 0
 
 

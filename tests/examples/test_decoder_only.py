@@ -171,6 +171,20 @@ def test_the_default_cache_grows_by_one_position_per_frame_and_refuses_more_than
         model.transformer(inputs_embeds=model.embed_columns(columns), past_key_values=cache, use_cache=True)
 
 
+def test_a_truncated_cache_forgets_what_came_after(baseline, model):
+    columns = torch.randint(3, 33, (1, 9, 3), generator=torch.Generator().manual_seed(0))
+
+    def read(first, last, cache):
+        embedded = model.embed_columns(columns[:, first:last])
+        return model.transformer(inputs_embeds=embedded, past_key_values=cache, use_cache=True)[0][:, -1]
+
+    caches = [baseline.PreallocatedCache(model.transformer.config, 16) for _ in range(2)]
+    read(0, 9, caches[0])
+    caches[0].truncate(4)
+    read(0, 4, caches[1])
+    torch.testing.assert_close(read(6, 8, caches[0]), read(6, 8, caches[1]))
+
+
 def test_it_learns_a_batch_by_heart(baseline, config):
     torch.manual_seed(0)
     model = baseline.DecoderOnlyForSpeechGeneration(config, SIZES)

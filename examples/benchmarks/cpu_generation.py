@@ -1,0 +1,137 @@
+"""Text to sound on a CPU: Small-E against Pocket TTS and the decoder-only baseline of equal size.
+
+    python examples/benchmarks/cpu_generation.py
+    python examples/benchmarks/cpu_generation.py --batch-sizes 1 --threads 1 2 --systems Small-E "Pocket TTS"
+    python examples/benchmarks/cpu_generation.py --quick
+
+Real-time factor: seconds of computing per second of audio, from text ids to samples at 24 kHz, codec included. Small-E
+and the baseline speak with the Vocos decoder for EnCodec, Pocket TTS with its own, at the default configuration of
+Transformers; it has no voice prompt to read. All run in alternation in one process. Writes cpu_generation.json and,
+where matplotlib is installed, cpu_generation.png; what was measured earlier of other systems, batches and threads is
+kept.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from comparison import Results, Target, alternate, medians, parse, report
+from rivals import DecoderOnly, PocketTTS, SmallE, num_parameters, vocos_config
+
+from smalle_hf import SmallEConfig
+
+OURS, POCKET, BASELINE = "Small-E", "Pocket TTS", "decoder-only"
+SYSTEMS = (OURS, POCKET, BASELINE)
+SAMPLING_RATE = 24_000
+SECONDS, QUICK_SECONDS = 2.0, 0.4
+"""Length of the utterances."""
+
+
+def build(names: Sequence[str], is_quick: bool) -> dict[str, Any]:
+    """The systems that are there, by name."""
+    config = SmallEConfig.from_preset("tiny" if is_quick else "small-e-64m", codec_config=vocos_config())
+    makers: dict[str, Callable[[], Any]] = {
+        OURS: lambda: SmallE(config),
+        POCKET: lambda: PocketTTS(is_small=is_quick),
+        BASELINE: lambda: DecoderOnly(config),
+    }
+    systems = {}
+    for name in names:
+        try:
+            systems[name] = makers[name]()
+        except ImportError as error:
+            print(f"{name} is left out. {error}", file=sys.stderr)
+    return systems
+
+
+def measure(systems: dict[str, Any], options: argparse.Namespace, threads: int) -> list[Results]:
+    """Real-time factors of every system and batch size with so many threads."""
+    torch.set_num_threads(threads)
+    duration = QUICK_SECONDS if options.quick else SECONDS
+    rows = []
+    for batch_size in options.batch_sizes:
+        spoken: dict[str, float] = {}
+
+        def speak(name: str, batch_size: int = batch_size, spoken: dict[str, float] = spoken) -> None:
+            spoken[name] = systems[name].speak(duration, batch_size).numel() / SAMPLING_RATE
+
+        steps = {name: (lambda name=name: speak(name)) for name in systems}
+        for name, elapsed in medians(alternate(steps, options.repeats)).items():
+            rows.append(
+                {
+                    "system": name,
+                    "parameters": num_parameters(systems[name].parts),
+                    "threads": threads,
+                    "batch_size": batch_size,
+                    "real_time_factor": elapsed / spoken[name],  # of all rows together
+                }
+            )
+    return rows
+
+
+def judge(rows: Sequence[Results]) -> list[Target]:
+    """What has been measured against the targets, each system with the number of threads that serves it best."""
+
+    def best(system: str, batch_size: int) -> float | None:
+        factors = (r["real_time_factor"] for r in rows if (r["system"], r["batch_size"]) == (system, batch_size))
+        return min(factors, default=None)
+
+    ours, pocket, together = best(OURS, 1), best(POCKET, 1), best(OURS, 8)
+    targets = []
+    if ours is not None:
+        targets.append(Target("real-time factor of Small-E, batch 1", ours, 0.5))
+    if ours is not None and pocket is not None:
+        targets.append(Target("real-time factor of Small-E over that of Pocket TTS, batch 1", ours / pocket, 1.0))
+    if ours is not None and together is not None:
+        targets.append(Target("speed of Small-E at batch 8 over that at batch 1", ours / together, 4.0, at_least=True))
+    return targets
+
+
+def print_rows(rows: Sequence[Results]) -> None:
+    """Prints a table."""
+    print(f"{'system':<16}{'threads':>8}{'batch':>7}{'real-time factor':>18}")
+    for row in rows:
+        print(f"{row['system']:<16}{row['threads']:>8}{row['batch_size']:>7}{row['real_time_factor']:>18.3f}")
+
+
+def draw(figure: Any, phases: Results) -> None:
+    """Bars of the real-time factors, a panel for each batch size."""
+    rows = phases["speech"]["rows"]
+    batch_sizes = sorted({row["batch_size"] for row in rows})
+    threads = sorted({row["threads"] for row in rows})
+    for axes, batch_size in zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes, strict=True):
+        for index, count in enumerate(threads):
+            factors = {
+                row["system"]: row["real_time_factor"]
+                for row in rows
+                if (row["batch_size"], row["threads"]) == (batch_size, count)
+            }
+            places = [SYSTEMS.index(name) + (index - (len(threads) - 1) / 2) * 0.35 for name in factors]
+            axes.bar(places, list(factors.values()), width=0.35, label=f"{count} thread{'s' if count > 1 else ''}")
+        axes.set_xticks(range(len(SYSTEMS)), SYSTEMS)
+        axes.set_title(f"real-time factor, batch {batch_size} (lower is faster)", fontsize="medium")
+        axes.legend(fontsize="small")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = parse(
+        __doc__ or "",
+        ["speech"],
+        arguments,
+        ("--systems", {"nargs": "+", "choices": SYSTEMS, "default": list(SYSTEMS), "help": "(default: all)"}),
+        ("--batch-sizes", {"nargs": "+", "type": int, "default": [1, 8], "help": "(default: %(default)s)"}),
+    )
+    options.repeats = options.repeats or (1 if options.quick else 3)
+    systems = build(options.systems, options.quick)
+    rows = [row for threads in options.threads for row in measure(systems, options, threads)]
+    print_rows(rows)
+    settings = {"seconds_of_speech": QUICK_SECONDS if options.quick else SECONDS}
+    report(options.output, "cpu_generation", "speech", settings, rows, judge, draw)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Cost of a frame by the length of the utterance, against the decoder-only baseline of equal size.
+
+    python examples/benchmarks/linear_cost.py
+    python examples/benchmarks/linear_cost.py --phases training --lengths 1024 16384 --models Small-E
+    python examples/benchmarks/linear_cost.py --phases memory --preset tiny --threads 1
+    python examples/benchmarks/linear_cost.py --quick
+
+Phases:
+  training    forward and backward of one utterance of so many frames with its text, in microseconds per frame
+  generation  a frame that is generated after so many others
+  memory      peak memory of processes that generate 10 seconds and 10 minutes of codes
+
+Training and generation are measured in alternation in one process. In training the text grows with the speech, so the
+cross-attention of Small-E is part of what is measured. Writes linear_cost.json and, where matplotlib is installed,
+linear_cost.png; phases, lengths and models that were measured earlier are kept.
+"""
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from comparison import Results, Target, alternate, forget_peak_memory, medians, parse, peak_memory, report
+from rivals import (
+    DecoderOnlyForSpeechGeneration,
+    DelayedDecoding,
+    PreallocatedCache,
+    equal_size,
+    num_parameters,
+    random_columns,
+    random_text,
+)
+from torch import nn
+
+from smalle_hf import SmallECache, SmallEConfig, SmallEForSpeechGeneration
+from smalle_hf.configuration_smalle import PRESETS
+
+NAMES = ("Small-E", "decoder-only")
+LENGTHS = {"training": [1024, 2048, 4096, 8192, 16384], "generation": [500, 1000, 2000, 5000, 10_000, 20_000]}
+QUICK_LENGTHS = {"training": [64, 128], "generation": [50, 100]}
+DURATIONS, QUICK_DURATIONS = (10, 600), (1, 3)
+"""Seconds of speech that are generated to look at memory."""
+
+NEW_FRAMES, QUICK_NEW_FRAMES = 40, 5
+"""Frames that are generated to time one."""
+
+
+def build(preset: str) -> dict[str, Any]:
+    """Small-E and the baseline with as many parameters, by name."""
+    config = SmallEConfig.from_preset(preset)
+    models = (SmallEForSpeechGeneration(config), DecoderOnlyForSpeechGeneration(config, equal_size(config)))
+    return dict(zip(NAMES, models, strict=True))
+
+
+def training_step(model: nn.Module, frames: int, config: SmallEConfig) -> Callable[[], None]:
+    """Forward and backward of one utterance."""
+    text, columns = random_text(frames, config), random_columns(frames + 1, config)
+
+    def step() -> None:
+        model(input_ids=text, decoder_input_ids=columns[:, :-1], labels=columns[:, 1:]).loss.backward()
+        model.zero_grad()
+
+    return step
+
+
+def measure_training(options: argparse.Namespace) -> list[Results]:
+    """Microseconds of training per frame at each length."""
+    models = build(options.preset)
+    keys = [(name, frames) for frames in lengths_of(options, "training") for name in options.models]
+    config = models[NAMES[0]].config
+    steps = {f"{name} {frames}": training_step(models[name].train(), frames, config) for name, frames in keys}
+    for step in list(steps.values())[: len(options.models)]:
+        step()  # warms up; the longer ones take too long to be run in vain
+    times = alternate(steps, options.repeats, warm_ups=0)
+    return [
+        {"model": name, "frames": frames, "microseconds_per_frame": 1e6 * seconds / frames}
+        for (name, frames), seconds in zip(keys, medians(times).values(), strict=True)
+    ]
+
+
+def judge_training(rows: Sequence[Results]) -> list[Target]:
+    """The longest utterance against the shortest one."""
+    return growth(rows, "microseconds_per_frame", "training cost of a frame", 1.15)
+
+
+class Prompt:
+    """What both models remember of a long utterance, at several of its frames.
+
+    Args:
+        models: Small-E and the baseline.
+        frames: Frames at which Small-E's state is kept, in ascending order. The baseline's cache is truncated instead.
+        num_new (`int`): Frames that shall be generated behind each of them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, models: dict[str, Any], frames: list[int], num_new: int) -> None:
+        self.ours, self.baseline = (models[name].eval() for name in NAMES)
+        config = self.ours.config
+        self.num_new = num_new
+        self.num_columns = num_new + config.max_delay
+        self.text, self.next_column = random_text(500, config), random_columns(1, config)
+        self.states: dict[int, SmallECache] = {}
+        state, encoded = SmallECache(config), self.ours.get_encoder()(self.text)
+        for begin, end in pairwise([0, *frames]):
+            for columns in random_columns(end - begin, config).split(500, dim=1):
+                self.ours(encoder_outputs=encoded, decoder_input_ids=columns, past_key_values=state, logits_to_keep=1)
+            self.states[end] = state.clone()
+        sizes = self.baseline.transformer.config
+        length = self.text.shape[1] + frames[-1]
+        self.keys_and_values = PreallocatedCache(sizes, length + self.num_columns)
+        for layer in range(sizes.num_hidden_layers):  # what keys and values are does not matter, how many does
+            shape = (2, 1, sizes.num_attention_heads, length, sizes.head_dim)
+            self.keys_and_values.update(*torch.randn(shape).unbind(), layer)
+
+    def continue_ours(self, frames: int) -> None:
+        """Generates `num_new` frames of Small-E behind a frame."""
+        self.ours.generate(
+            input_ids=self.text,
+            decoder_input_ids=self.next_column,
+            past_key_values=self.states[frames],  # it is copied
+            max_new_tokens=self.num_new,
+            min_new_tokens=self.num_new,
+        )
+
+    @torch.no_grad()
+    def continue_baseline(self, frames: int) -> None:
+        """Generates `num_new` frames of the baseline behind a frame."""
+        self.keys_and_values.truncate(self.text.shape[1] + frames)
+        config = self.baseline.config
+        decoding = DelayedDecoding(config, 1, self.num_new, self.num_new, self.text.device)
+        while not decoding.is_done():
+            hidden_states = self.baseline.transformer(
+                inputs_embeds=self.baseline.embed_columns(decoding.ids),
+                past_key_values=self.keys_and_values,
+                use_cache=True,
+            )[0]
+            decoding.advance(self.baseline.compute_logits(hidden_states[:, -1]), 100, None)
+
+    def nbytes(self, name: str, frames: int) -> int:
+        """Bytes that a model remembers at a frame."""
+        if name == NAMES[0]:
+            return self.states[frames].nbytes
+        self.keys_and_values.truncate(self.text.shape[1] + frames)
+        return self.keys_and_values.nbytes
+
+
+def measure_generation(options: argparse.Namespace) -> list[Results]:
+    """Milliseconds of a generated frame, and bytes that are remembered, after so many frames."""
+    frames = lengths_of(options, "generation")
+    prompt = Prompt(build(options.preset), frames, QUICK_NEW_FRAMES if options.quick else NEW_FRAMES)
+    continuations = dict(zip(NAMES, (prompt.continue_ours, prompt.continue_baseline), strict=True))
+    keys = [(name, count) for count in frames for name in options.models]
+    steps = {f"{name} {count}": (lambda name=name, count=count: continuations[name](count)) for name, count in keys}
+    times = alternate(steps, options.repeats)
+    return [
+        {
+            "model": name,
+            "frames": count,
+            "milliseconds_per_frame": 1e3 * seconds / prompt.num_columns,
+            "cache_mib": prompt.nbytes(name, count) / 2**20,
+        }
+        for (name, count), seconds in zip(keys, medians(times).values(), strict=True)
+    ]
+
+
+def judge_generation(rows: Sequence[Results]) -> list[Target]:
+    """The last frame against the first one."""
+    cost = growth(rows, "milliseconds_per_frame", "cost of a generated frame", 1.05)
+    return cost + growth(rows, "cache_mib", "bytes remembered", 1.0)
+
+
+def measure_memory(options: argparse.Namespace) -> list[Results]:
+    """Peak memory of processes that generate speech of different lengths."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for duration in QUICK_DURATIONS if options.quick else DURATIONS:
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=send_peak_memory, args=(sender, options.preset, duration))
+        child.start()
+        sender.close()
+        rows.append(receiver.recv())
+        child.join()
+    return rows
+
+
+def judge_memory(rows: Sequence[Results]) -> list[Target]:
+    """The longest generation against the shortest one."""
+    short, long = (pick(rows, key=lambda row: row["seconds"]) for pick in (min, max))
+    name = f"MiB that {long['seconds']} s take beyond {short['seconds']} s"
+    return [Target(name, long["peak_mib"] - short["peak_mib"], 5.0)]
+
+
+def send_peak_memory(sender: Any, preset: str, duration: int) -> None:
+    """Generates so many seconds and sends the most memory that this process had meanwhile."""
+    torch.set_num_threads(1)
+    model = SmallEForSpeechGeneration(SmallEConfig.from_preset(preset)).eval()
+    text = random_text(500, model.config)
+
+    def generate(frames: int) -> Any:
+        return model.generate(input_ids=text, max_new_tokens=frames, min_new_tokens=frames, seed=0)
+
+    generate(50)  # allocates what every generation needs
+    forget_peak_memory()
+    frames = round(duration * model.config.frame_rate)
+    output = generate(frames)
+    row = {"model": NAMES[0], "seconds": duration, "frames": output.sequences.shape[1]}
+    sender.send(row | {"peak_mib": peak_memory(), "cache_mib": output.past_key_values.nbytes / 2**20})
+
+
+def lengths_of(options: argparse.Namespace, phase: str) -> list[int]:
+    """Lengths in frames, in ascending order."""
+    default = QUICK_LENGTHS if options.quick else LENGTHS
+    return sorted(options.lengths or default[phase])
+
+
+def growth(rows: Sequence[Results], quantity: str, name: str, limit: float) -> list[Target]:
+    """How a quantity of Small-E grows from the shortest to the longest utterance; none of a single length."""
+    ours = sorted((row for row in rows if row["model"] == NAMES[0]), key=lambda row: row["frames"])
+    if len(ours) < 2:
+        return []
+    name = f"{name} at {ours[-1]['frames']} frames over that at {ours[0]['frames']}"
+    return [Target(name, ours[-1][quantity] / ours[0][quantity], limit)]
+
+
+def print_rows(title: str, rows: Sequence[Results]) -> None:
+    """Prints a table."""
+    print(f"{title}:")
+    for row in rows:
+        numbers = (f"{name} {value:,.2f}" for name, value in row.items() if isinstance(value, float))
+        print(f"  {row['model']:<14}{row['frames']:>7} frames: {', '.join(numbers)}")
+
+
+def draw(figure: Any, phases: Results) -> None:
+    """Cost of training, cost of generation and bytes remembered over the length, one line for each model."""
+    panels = [
+        ("training", "microseconds_per_frame", "training, µs per frame"),
+        ("generation", "milliseconds_per_frame", "generation, ms per frame"),
+        ("generation", "cache_mib", "remembered, MiB"),
+    ]
+    for axes, (phase, quantity, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        rows = phases.get(phase, {}).get("rows", [])
+        for name in NAMES:
+            mine = sorted((row for row in rows if row["model"] == name), key=lambda row: row["frames"])
+            axes.plot([row["frames"] for row in mine], [row[quantity] for row in mine], "o-", label=name)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("frames")
+        axes.set_title(label, fontsize="medium")
+        axes.legend(fontsize="small")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    phases: dict[str, tuple[Any, Any]] = {
+        "training": (measure_training, judge_training),
+        "generation": (measure_generation, judge_generation),
+        "memory": (measure_memory, judge_memory),
+    }
+    options = parse(
+        __doc__ or "",
+        list(phases),
+        arguments,
+        ("--preset", {"choices": sorted(PRESETS), "help": "(default: small-e-64m, memory: tiny)"}),
+        ("--models", {"nargs": "+", "choices": NAMES, "default": list(NAMES), "help": "(default: both)"}),
+        ("--lengths", {"nargs": "+", "type": int, "help": "in frames; for training and generation"}),
+    )
+    options.repeats = options.repeats or (1 if options.quick else 3)
+    given = options.preset
+    for phase in options.phases:
+        options.preset = given or ("tiny" if options.quick or phase == "memory" else "small-e-64m")
+        measure, judge = phases[phase]
+        parameters = {name: num_parameters([model]) for name, model in build(options.preset).items()}
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            rows = measure(options)
+            print_rows(f"{phase}, {options.preset}, {threads} threads", rows)
+            settings = {"preset": options.preset, "parameters": parameters, "threads": threads}
+            report(options.output, "linear_cost", phase, settings, rows, judge, draw)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
