@@ -33,8 +33,8 @@ def steps_of(length: int) -> dict[str, Callable[[], object]]:
         chunked_gated_linear_attention(q, k, v, log_decay)[0].sum().backward()
 
     def attention() -> None:
-        heads_first = (x.transpose(1, 2) for x in (q, k, v))
-        scaled_dot_product_attention(*heads_first, is_causal=True).sum().backward()
+        queries, keys, values = (x.transpose(1, 2) for x in (q, k, v))
+        scaled_dot_product_attention(queries, keys, values, is_causal=True).sum().backward()
 
     return {"recurrence": recurrence, "attention": attention}
 
