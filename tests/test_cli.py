@@ -341,13 +341,10 @@ def test_errors_are_one_line_and_exit_with_1(
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_without_a_voice_in_the_package_one_has_to_be_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+def test_without_a_model_the_voice_of_the_package_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 ) -> None:
-    monkeypatch.setattr(checkpoints, "DEFAULT_MODEL", tmp_path / "absent")
-    assert run("speak", "Hello.", "-o", tmp_path / "a.wav") == 1
-    assert "--model" in error_line(capsys)
-    monkeypatch.setattr(checkpoints, "DEFAULT_MODEL", checkpoint)
+    monkeypatch.setattr(checkpoints, "voice_path", lambda: checkpoint)
     assert run("speak", "Hello.", "-o", tmp_path / "a.wav", *SHORT) == 0
 
 

@@ -13,9 +13,7 @@ from transformers.utils import logging
 
 from .. import SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
 from ..codec_smalle import available_codebooks
-
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "voices" / "demo"
-"""The voice that comes with the package."""
+from ..voices import voice_path
 
 
 def find_checkpoint(name: str | None, option: str) -> str:
@@ -26,15 +24,10 @@ def find_checkpoint(name: str | None, option: str) -> str:
         option (`str`): The option that names it.
 
     Raises:
-        ValueError: None is named and the package has none.
         FileNotFoundError: What is named is the path of no folder.
     """
     if name is None:
-        if not (DEFAULT_MODEL / "config.json").is_file():
-            raise ValueError(
-                f"No voice comes with this package: name a checkpoint, a folder or Hub name, with {option}."
-            )
-        return str(DEFAULT_MODEL)
+        return str(voice_path())
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -107,4 +100,4 @@ def _load(load: Callable[..., Any], name: str, **options: Any) -> Any:
         raise ValueError(f"{name} cannot be loaded: {error}") from error
 
 
-__all__ = ["DEFAULT_MODEL", "find_checkpoint", "load_codec", "load_speaker"]
+__all__ = ["find_checkpoint", "load_codec", "load_speaker"]

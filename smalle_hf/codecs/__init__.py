@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..shipped_files import shipped_folder
+
 
 def codec_path(name: str = "small_codec_16khz") -> Path:
     """Folder of a shipped codec, for `--codec` and `AutoModel.from_pretrained`.
@@ -20,11 +22,7 @@ def codec_path(name: str = "small_codec_16khz") -> Path:
     'small_codec_16khz'
     ```
     """
-    root = Path(__file__).parent
-    if not (root / name / "config.json").is_file():
-        names = sorted(path.parent.name for path in root.glob("*/config.json"))
-        raise ValueError(f"There is no codec {name!r}: choose one of {', '.join(names)}.")
-    return root / name
+    return shipped_folder(Path(__file__).parent, name, "codec")
 
 
 __all__ = ["codec_path"]
