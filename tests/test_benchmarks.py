@@ -71,7 +71,8 @@ def test_lengths_measured_in_two_goes_are_put_together(load, tmp_path):
 
 
 def test_cpu_generation(load, tmp_path, capsys):
-    phases = run(load, "cpu_generation", tmp_path, "--threads", "1")
+    options = ["--threads", "1", "--systems", "Small-E", "Pocket TTS", "decoder-only"]
+    phases = run(load, "cpu_generation", tmp_path, *options)
     printed = capsys.readouterr().out
     rows = phases["speech"]["rows"]
     systems = {row["system"] for row in rows}
@@ -81,6 +82,17 @@ def test_cpu_generation(load, tmp_path, capsys):
     assert all(target["name"] in printed for target in phases["speech"]["targets"])
     limits = {target["name"]: target["limit"] for target in phases["speech"]["targets"]}
     assert limits["real-time factor of Small-E, batch 1"] == 0.5
+
+
+@pytest.mark.slow
+def test_cpu_generation_with_onnx(load, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("smalle_hf.onnx.export")
+    folder = tmp_path / "exported"
+    options = ["--threads", "1", "--batch-sizes", "1", "--systems", "Small-E int8", "--onnx", str(folder)]
+    rows = run(load, "cpu_generation", tmp_path / "results", *options)["speech"]["rows"]
+    assert [row["system"] for row in rows] == ["Small-E int8"]
+    assert (folder / "decoder_step.onnx").is_file()
 
 
 def test_a_system_that_transformers_does_not_have_is_left_out(load, tmp_path, capsys, monkeypatch):
@@ -120,8 +132,10 @@ def test_codec_decoders(load, tmp_path):
 
 
 def test_recurrence(load, tmp_path):
-    rows = run(load, "recurrence", tmp_path)["training"]["rows"]
-    assert all(row["ratio"] > 0 for row in rows)
+    phase = run(load, "recurrence", tmp_path)["training"]
+    assert [row["frames"] for row in phase["rows"]] == [512, 1024]
+    assert all(value > 0 for row in phase["rows"] for value in row.values())
+    assert [target["limit"] for target in phase["targets"]] == [1.9, 2.6, 1.1]
 
 
 def test_systems_speak_as_long_as_they_are_told(load):

@@ -4,41 +4,44 @@
     python examples/benchmarks/cpu_generation.py --batch-sizes 1 --threads 1 2 --systems Small-E "Pocket TTS"
     python examples/benchmarks/cpu_generation.py --quick
 
-Real-time factor: seconds of computing per second of audio, from text ids to samples at 24 kHz, codec included. Small-E
-and the baseline speak with the Vocos decoder for EnCodec, Pocket TTS with its own, at the default configuration of
-Transformers; it has no voice prompt to read. All run in alternation in one process. Writes cpu_generation.json and,
-where matplotlib is installed, cpu_generation.png; what was measured earlier of other systems, batches and threads is
-kept.
+Real-time factor: seconds of computing per second of audio, from text ids to samples at 24 kHz, codec included.
+Small-E (in PyTorch, and as ONNX graphs with weights in 8 bits) and the baseline speak with the Vocos decoder for EnCodec.
+Pocket TTS speaks with its own, at the default configuration of Transformers, and has no voice prompt to read. All run
+in alternation in one process. Writes cpu_generation.json and, where matplotlib is installed, cpu_generation.png; what
+was measured earlier of other systems, batches and threads is kept.
 """
 
 import argparse
+import math
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
 from comparison import Results, Target, alternate, medians, parse, report
-from rivals import DecoderOnly, PocketTTS, SmallE, num_parameters, vocos_config
+from rivals import DecoderOnly, PocketTTS, SmallE, SmallEOnnx, vocos_config
 
 from smalle_hf import SmallEConfig
 
-OURS, POCKET, BASELINE = "Small-E", "Pocket TTS", "decoder-only"
-SYSTEMS = (OURS, POCKET, BASELINE)
+OURS, OURS_INT8, POCKET, BASELINE = "Small-E", "Small-E int8", "Pocket TTS", "decoder-only"
+SYSTEMS = (OURS, OURS_INT8, POCKET, BASELINE)
 SAMPLING_RATE = 24_000
 SECONDS, QUICK_SECONDS = 2.0, 0.4
 """Length of the utterances."""
 
 
-def build(names: Sequence[str], is_quick: bool) -> dict[str, Any]:
+def build(options: argparse.Namespace, onnx_folder: Path) -> dict[str, Any]:
     """The systems that are there, by name."""
-    config = SmallEConfig.from_preset("tiny" if is_quick else "small-e-64m", codec_config=vocos_config())
+    config = SmallEConfig.from_preset("tiny" if options.quick else "small-e-64m", codec_config=vocos_config())
     makers: dict[str, Callable[[], Any]] = {
         OURS: lambda: SmallE(config),
-        POCKET: lambda: PocketTTS(is_small=is_quick),
+        OURS_INT8: lambda: SmallEOnnx(config, onnx_folder),
+        POCKET: lambda: PocketTTS(is_small=options.quick),
         BASELINE: lambda: DecoderOnly(config),
     }
     systems = {}
-    for name in names:
+    for name in options.systems:
         try:
             systems[name] = makers[name]()
         except ImportError as error:
@@ -48,21 +51,22 @@ def build(names: Sequence[str], is_quick: bool) -> dict[str, Any]:
 
 def measure(systems: dict[str, Any], options: argparse.Namespace, threads: int) -> list[Results]:
     """Real-time factors of every system and batch size with so many threads."""
-    torch.set_num_threads(threads)
+    for system in systems.values():
+        system.use_threads(threads)
     duration = QUICK_SECONDS if options.quick else SECONDS
     rows = []
     for batch_size in options.batch_sizes:
         spoken: dict[str, float] = {}
 
         def speak(name: str, batch_size: int = batch_size, spoken: dict[str, float] = spoken) -> None:
-            spoken[name] = systems[name].speak(duration, batch_size).numel() / SAMPLING_RATE
+            spoken[name] = math.prod(systems[name].speak(duration, batch_size).shape) / SAMPLING_RATE
 
         steps = {name: (lambda name=name: speak(name)) for name in systems}
         for name, elapsed in medians(alternate(steps, options.repeats)).items():
             rows.append(
                 {
                     "system": name,
-                    "parameters": num_parameters(systems[name].parts),
+                    "parameters": systems[name].num_parameters,
                     "threads": threads,
                     "batch_size": batch_size,
                     "real_time_factor": elapsed / spoken[name],  # of all rows together
@@ -73,19 +77,20 @@ def measure(systems: dict[str, Any], options: argparse.Namespace, threads: int) 
 
 def judge(rows: Sequence[Results]) -> list[Target]:
     """What has been measured against the targets, each system with the number of threads that serves it best."""
-
-    def best(system: str, batch_size: int) -> float | None:
-        factors = (r["real_time_factor"] for r in rows if (r["system"], r["batch_size"]) == (system, batch_size))
-        return min(factors, default=None)
-
-    ours, pocket, together = best(OURS, 1), best(POCKET, 1), best(OURS, 8)
+    best: dict[tuple[str, int], float] = {}
+    for row in rows:
+        key = row["system"], row["batch_size"]
+        best[key] = min(row["real_time_factor"], best.get(key, math.inf))
     targets = []
-    if ours is not None:
-        targets.append(Target("real-time factor of Small-E, batch 1", ours, 0.5))
-    if ours is not None and pocket is not None:
-        targets.append(Target("real-time factor of Small-E over that of Pocket TTS, batch 1", ours / pocket, 1.0))
-    if ours is not None and together is not None:
-        targets.append(Target("speed of Small-E at batch 8 over that at batch 1", ours / together, 4.0, at_least=True))
+    for name in (OURS, OURS_INT8):
+        if (name, 1) in best:
+            targets.append(Target(f"real-time factor of {name}, batch 1", best[name, 1], 0.5))
+        if {(name, 1), (POCKET, 1)} <= best.keys():
+            ratio = best[name, 1] / best[POCKET, 1]
+            targets.append(Target(f"real-time factor of {name} over that of {POCKET}, batch 1", ratio, 1.0))
+        if {(name, 1), (name, 8)} <= best.keys():
+            ratio = best[name, 1] / best[name, 8]
+            targets.append(Target(f"speed of {name} at batch 8 over that at batch 1", ratio, 4.0, at_least=True))
     return targets
 
 
@@ -123,10 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments,
         ("--systems", {"nargs": "+", "choices": SYSTEMS, "default": list(SYSTEMS), "help": "(default: all)"}),
         ("--batch-sizes", {"nargs": "+", "type": int, "default": [1, 8], "help": "(default: %(default)s)"}),
+        ("--onnx", {"type": Path, "help": "folder of the exported model; it is made if it is missing, and kept"}),
     )
     options.repeats = options.repeats or (1 if options.quick else 3)
-    systems = build(options.systems, options.quick)
-    rows = [row for threads in options.threads for row in measure(systems, options, threads)]
+    with tempfile.TemporaryDirectory() as temporary:
+        systems = build(options, options.onnx or Path(temporary) / "onnx")
+        rows = [row for threads in options.threads for row in measure(systems, options, threads)]
     print_rows(rows)
     settings = {"seconds_of_speech": QUICK_SECONDS if options.quick else SECONDS}
     report(options.output, "cpu_generation", "speech", settings, rows, judge, draw)

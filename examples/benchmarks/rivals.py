@@ -4,12 +4,13 @@ import importlib
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import EncodecConfig, EncodecModel
 
-from smalle_hf import SmallCodecConfig, SmallCodecModel, SmallEConfig, SmallEForSpeechGeneration
+from smalle_hf import SmallCodecConfig, SmallCodecModel, SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
 from smalle_hf.codec_smalle import decode_codes
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "baselines"))
@@ -66,7 +67,15 @@ def random_columns(columns: int, config: SmallEConfig, batch_size: int = 1) -> t
     return torch.randint(config.codebook_offset, config.audio_vocab_size, shape)
 
 
-class SmallE:
+class TorchSystem:
+    """A system that computes with PyTorch."""
+
+    def use_threads(self, count: int) -> None:
+        """Computes with so many threads from now on."""
+        torch.set_num_threads(count)
+
+
+class SmallE(TorchSystem):
     """Small-E with a codec.
 
     Args:
@@ -75,6 +84,7 @@ class SmallE:
 
     def __init__(self, config: SmallEConfig) -> None:
         self.model = SmallEForSpeechGeneration(config).eval()
+        self.num_parameters = num_parameters([self.model.model, self.model.lm_heads])
 
     def speak(self, duration: float, batch_size: int) -> torch.Tensor:
         """Audio of so many seconds, from text ids on: `(batch_size, samples)`."""
@@ -84,13 +94,42 @@ class SmallE:
         output = self.model.generate(input_ids=text, max_new_tokens=frames, min_new_tokens=frames)
         return output.audio
 
-    @property
-    def parts(self) -> list[nn.Module]:
-        """Language model without the codec."""
-        return [self.model.model, self.model.lm_heads]
+
+class SmallEOnnx:
+    """Small-E with a codec as ONNX graphs with weights in 8 bits.
+
+    Args:
+        config ([`SmallEConfig`]): With a `codec_config`.
+        folder (`Path`): An exported model of these sizes; it is exported there if there is none.
+
+    Raises:
+        ImportError: ONNX Runtime, or what exports a model, is not installed.
+    """
+
+    def __init__(self, config: SmallEConfig, folder: Path) -> None:
+        importlib.import_module("onnxruntime")
+        model = SmallEForSpeechGeneration(config).eval()
+        self.num_parameters = num_parameters([model.model, model.lm_heads])
+        self.config, self.folder = config, folder
+        if not folder.exists():
+            heads = model.lm_heads.weight.data.unflatten(0, (config.num_codebooks, -1))
+            heads[:, config.audio_eos_token_id] = 0.0  # is never among the best: no utterance ends early
+            processor = SmallEProcessor.from_characters(config=config)
+            importlib.import_module("smalle_hf.onnx.export").export_model(model, processor, folder)
+
+    def use_threads(self, count: int) -> None:
+        """Computes with so many threads from now on."""
+        modeling = importlib.import_module("smalle_hf.onnx.modeling")
+        self.model = modeling.SmallEOnnxModel.from_pretrained(self.folder, num_threads=count)
+
+    def speak(self, duration: float, batch_size: int) -> Any:
+        """Audio of so many seconds, from text ids on: `(batch_size, samples)`."""
+        frames = round(duration * self.config.frame_rate)
+        text = random_text(frames, self.config, batch_size)
+        return self.model.generate(text.numpy(), max_new_tokens=frames).audio
 
 
-class DecoderOnly:
+class DecoderOnly(TorchSystem):
     """The decoder-only baseline of equal size, with the Vocos decoder.
 
     Args:
@@ -100,6 +139,7 @@ class DecoderOnly:
     def __init__(self, config: SmallEConfig) -> None:
         self.model = DecoderOnlyForSpeechGeneration(config, equal_size(config)).eval()
         self.codec = vocos()
+        self.num_parameters = num_parameters([self.model])
 
     def speak(self, duration: float, batch_size: int) -> torch.Tensor:
         """Audio of so many seconds, from text ids on: `(batch_size, samples)`."""
@@ -110,13 +150,8 @@ class DecoderOnly:
         with torch.no_grad():
             return decode_codes(self.codec, output["sequences"], None, config.frame_length)
 
-    @property
-    def parts(self) -> list[nn.Module]:
-        """Language model without the codec."""
-        return [self.model]
 
-
-class PocketTTS:
+class PocketTTS(TorchSystem):
     """Pocket TTS with its own codec, at the default configuration of Transformers.
 
     Args:
@@ -135,6 +170,7 @@ class PocketTTS:
         self.model = library.PocketTTSForConditionalGeneration(config).eval()
         codec_config = library.PocketTTSAudioTokenizerConfig(encoder_config=None, **codec)
         self.codec = library.PocketTTSAudioTokenizerModel(codec_config).eval()
+        self.num_parameters = num_parameters([self.model])
 
     @torch.no_grad()
     def speak(self, duration: float, batch_size: int) -> torch.Tensor:
@@ -152,11 +188,6 @@ class PocketTTS:
             return_dict_in_generate=True,
         )
         return self.codec.decode(output.audio_latents).audio_values[:, 0]
-
-    @property
-    def parts(self) -> list[nn.Module]:
-        """Language model without the codec."""
-        return [self.model]
 
 
 SMALL_POCKET_TTS = (
@@ -179,6 +210,7 @@ __all__ = [
     "PocketTTS",
     "PreallocatedCache",
     "SmallE",
+    "SmallEOnnx",
     "encodec",
     "equal_size",
     "num_parameters",
