@@ -5,10 +5,10 @@
     python examples/benchmarks/cpu_generation.py --quick
 
 Real-time factor: seconds of computing per second of audio, from text ids to samples at 24 kHz, codec included.
-Small-E (in PyTorch, and as ONNX graphs with weights in 8 bits) and the baseline speak with the Vocos decoder for EnCodec.
-Pocket TTS speaks with its own, at the default configuration of Transformers, and has no voice prompt to read. All run
-in alternation in one process. Writes cpu_generation.json and, where matplotlib is installed, cpu_generation.png; what
-was measured earlier of other systems, batches and threads is kept.
+Small-E (in PyTorch, and as ONNX graphs with weights in 8 bits) and the baseline speak with the Vocos decoder for
+EnCodec. Pocket TTS speaks with its own, at the default configuration of Transformers, and has no voice prompt to read.
+All run in alternation in one process. Writes cpu_generation.json and, where matplotlib is installed,
+cpu_generation.png; what was measured earlier of other systems, batches and threads is kept.
 """
 
 import argparse
