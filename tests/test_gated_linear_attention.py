@@ -1,6 +1,7 @@
 """The op against the recurrence in float64: values, gradients, splits, resets, padding, extreme gates."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from smalle_hf.gated_linear_attention import (
 )
 
 B, H, K, V = 2, 2, 16, 32
-LENGTHS = [1, 4, 5, 31, 32, 33, 77]
+LENGTHS = [1, 8, 9, 31, 64, 65, 77]
 FORMS = {
     "recurrent": recurrent_gated_linear_attention,
     "chunked": chunked_gated_linear_attention,
@@ -264,6 +265,72 @@ def test_padding_leaves_no_trace(form: Op, length: int, side: str) -> None:
     expected, expected_state = form(*inputs)
     torch.testing.assert_close(torch.cat([out[:, :at], out[:, at + 9 :]], dim=1), expected)
     torch.testing.assert_close(state, expected_state)
+
+
+@pytest.mark.parametrize("resets", [None, [3, 64, 150]])
+@pytest.mark.parametrize("decay", ["uniform", "model"])
+def test_pieces_give_what_the_whole_gives(
+    decay: str, resets: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long inputs are computed piece by piece; their state and its gradient pass from one to the next."""
+    inputs = random_inputs(200, decay)
+    mask = None
+    if resets is not None:
+        mask = torch.zeros(B, 200, dtype=torch.bool)
+        mask[0, resets] = True
+    whole = run(chunked_gated_linear_attention, inputs, torch.float64, mask)
+    monkeypatch.setattr("smalle_hf.gated_linear_attention.PIECE_SIZE", 1)
+    pieces = run(chunked_gated_linear_attention, inputs, torch.float64, mask)
+    expected = run(recurrent_gated_linear_attention, inputs, torch.float64, mask)
+    for name, value in expected.items():
+        torch.testing.assert_close(whole[name], value)
+        torch.testing.assert_close(pieces[name], value)
+
+
+@pytest.mark.parametrize("decay", ["uniform", "beyond", "model"])
+@pytest.mark.parametrize("resets", [False, True])
+def test_gradients_are_the_slopes_of_the_outputs(decay: str, resets: bool) -> None:
+    """By finite differences: the gradient of the chunked form is written by hand."""
+    q, k, v, log_decay, state = random_inputs(70, decay)
+    inputs = [x[:1, :, :1, :3].clone().requires_grad_() for x in (q, k, v, log_decay)]
+    inputs.append(state[:1, :1, :3, :3].clone().requires_grad_())
+    mask = torch.arange(70)[None] % 30 == 9 if resets else None
+    assert torch.autograd.gradcheck(lambda *x: chunked_gated_linear_attention(*x, mask), inputs, fast_mode=True)
+
+
+def test_transforms_of_functions(form: Op) -> None:
+    """`torch.func`: gradients, and those of each of several problems at once, one input being the same for all."""
+    inputs = random_inputs(70)
+    several = [torch.stack([x, 0.5 * x, 0.1 * x]) for x in inputs]
+    several[2] = inputs[2]
+
+    def loss(*arguments: torch.Tensor) -> torch.Tensor:
+        out, state = form(*arguments)
+        return out.square().sum() + state.square().sum()
+
+    gradients = torch.func.grad(loss, argnums=(0, 1, 2, 3, 4))
+    dims = (0, 0, None, 0, 0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        found = torch.func.vmap(gradients, in_dims=dims)(*several)
+    values = torch.func.vmap(loss, in_dims=dims)(*several)
+    for i in range(3):
+        leaves = [x[i] if dim == 0 else x for x, dim in zip(several, dims, strict=True)]
+        leaves = [x.detach().clone().requires_grad_() for x in leaves]
+        expected = loss(*leaves)
+        expected.backward()
+        torch.testing.assert_close(values[i], expected.detach())
+        for x, leaf in zip(found, leaves, strict=True):
+            torch.testing.assert_close(x[i], leaf.grad)
+
+
+def test_second_derivatives_are_refused() -> None:
+    """Rather than wrong: the recurrent form has them."""
+    inputs = [x.requires_grad_() for x in random_inputs(20)]
+    out, _ = chunked_gated_linear_attention(*inputs)
+    (gradient,) = torch.autograd.grad(out.square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_inputs_are_not_changed(form: Op) -> None:
