@@ -29,6 +29,8 @@ SPEAK_EPILOG = """examples:
   smalle speak - -o book.flac --voice slt < book.txt
   smalle speak "In my voice." -o me.ogg --voice me.wav --voice-text "What I say in the recording."
   smalle speak "Say it well." -o - --num-candidates 8 | aplay
+  smalle speak - --stream --play < book.txt
+  smalle speak "Now." --stream -o - | aplay -t raw -f S16_LE -r 16000
 
 Long text is cut into sentences, which are spoken one after the other and joined with short pauses."""
 
@@ -110,6 +112,18 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="speak every sentence N times and keep the one that reads it best (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="give the speech out while it is spoken; -o - writes raw samples then, 16-bit little-endian mono",
+    )
+    parser.add_argument(
+        "--chunk-ms",
+        type=_positive,
+        default=100.0,
+        metavar="MS",
+        help="milliseconds of speech that --stream gives out at a time (default: %(default)g)",
+    )
     parser.add_argument("--max-seconds", type=_positive, metavar="S", help="seconds of speech at most, in all")
     parser.add_argument("--device", help="where to compute, such as cpu or cuda (default: a GPU if there is one)")
 
@@ -157,6 +171,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             parser.error("--voice-text needs the recording that says it: --voice FILE")
         if options.num_candidates > 1 and options.temperature == 0:
             parser.error("--num-candidates needs sampling: give a --temperature above 0")
+        if options.num_candidates > 1 and options.stream:
+            parser.error("--num-candidates chooses among complete sentences: leave out --stream")
     return options
 
 

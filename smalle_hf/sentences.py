@@ -5,7 +5,7 @@ a piece tells what kind of pause follows it.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -65,6 +65,24 @@ def split_sentences(text: str) -> list[str]:
     return [*pieces[:-1], pieces[-1] + rest]
 
 
+def collect_sentences(fragments: Iterable[str]) -> Iterator[str]:
+    """Sentences of a text that arrives bit by bit, such as the words of a language model.
+
+    Args:
+        fragments (`Iterable[str]`): Parts of the text, cut anywhere.
+
+    Returns:
+        `Iterator[str]`: The pieces of [`split_sentences`], each as soon as a word follows it.
+    """
+    waiting = ""
+    for fragment in fragments:
+        waiting += fragment
+        *complete, waiting = split_sentences(waiting) or [""]
+        yield from complete
+    if waiting:
+        yield waiting
+
+
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Cuts a text into sentences, and those that are too long into clauses, words or letters, whatever is needed.
 
@@ -111,18 +129,48 @@ def join_speech(waveforms: Sequence[np.ndarray], pauses: Sequence[float], sampli
     """
     if not waveforms or len(waveforms) != len(pauses):
         raise ValueError(f"There are {len(waveforms)} waveforms for {len(pauses)} pauses: pass one pause for each.")
-    parts: list[np.ndarray] = []
-    for index, waveform in enumerate(waveforms):
-        faded = np.array(waveform, dtype=np.float32)
-        ramp = np.linspace(0.0, 1.0, min(round(FADE * sampling_rate), len(faded)), dtype=np.float32)
-        if index > 0:
-            faded[: len(ramp)] *= ramp
-        if index < len(waveforms) - 1:
-            faded[len(faded) - len(ramp) :] *= ramp[::-1]
-            parts += [faded, np.zeros(round(pauses[index] * sampling_rate), dtype=np.float32)]
-        else:
-            parts.append(faded)
-    return np.concatenate(parts)
+    joiner = SpeechJoiner(sampling_rate)
+    parts = [joiner.push(waveforms[0])]
+    for waveform, pause in zip(waveforms[1:], pauses, strict=False):
+        parts += [joiner.begin(pause), joiner.push(waveform)]
+    return np.concatenate([*parts, joiner.finish()])
+
+
+class SpeechJoiner:
+    """[`join_speech`] of speech that comes in chunks. What it gives out is 5 ms behind what it is given: whether a
+    piece's end is faded shows when the next one begins.
+
+    Args:
+        sampling_rate (`int`): Rate in Hz.
+    """
+
+    def __init__(self, sampling_rate: int) -> None:
+        self.sampling_rate = sampling_rate
+        self.ramp = np.linspace(0.0, 1.0, round(FADE * sampling_rate), dtype=np.float32)
+        self.fade_in = self.ramp[:0]  # what is left of it
+        self.held = self.ramp[:0]
+
+    def begin(self, pause: float) -> np.ndarray:
+        """Begins another piece, `pause` seconds behind the one before, whose end it returns."""
+        ending = self.held * self.ramp[::-1][len(self.ramp) - len(self.held) :]
+        self.fade_in, self.held = self.ramp, self.ramp[:0]
+        return np.concatenate([ending, np.zeros(round(pause * self.sampling_rate), dtype=np.float32)])
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Takes the next samples of the piece, of shape `(n,)`; returns those that are certain."""
+        samples = np.array(samples, dtype=np.float32)
+        num_faded = min(len(self.fade_in), len(samples))
+        samples[:num_faded] *= self.fade_in[:num_faded]
+        self.fade_in = self.fade_in[num_faded:]
+        samples = np.concatenate([self.held, samples])
+        num_done = max(len(samples) - len(self.ramp), 0)
+        self.held = samples[num_done:]
+        return samples[:num_done]
+
+    def finish(self) -> np.ndarray:
+        """The end of the last piece."""
+        ending, self.held = self.held, self.ramp[:0]
+        return ending
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
@@ -183,4 +231,4 @@ def _middle_cut(piece: str) -> int:
     return max(len(piece) // 2, 1)
 
 
-__all__ = ["join_speech", "pause_after", "split_sentences", "split_text"]
+__all__ = ["SpeechJoiner", "collect_sentences", "join_speech", "pause_after", "split_sentences", "split_text"]

@@ -1,10 +1,10 @@
 """`smalle speak`: text to speech, sentence by sentence."""
 
 import argparse
+import codecs
 import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import SmallEForSpeechGeneration, SmallEProcessor
-from ..sentences import join_speech, pause_after, split_text
+from ..long_form import Narrator, stream_speech
+from ..sentences import collect_sentences, join_speech, pause_after
 from ..voice_files import list_voices, load_voice, read_codes
+from .audio_sinks import AudioSinks, find_stream_player
 from .checkpoints import find_checkpoint, load_speaker
 from .delivery import STDOUT, check_delivery, deliver_audio
 
@@ -26,16 +28,19 @@ def run(options: argparse.Namespace) -> int:
         OSError: A file, a checkpoint or the player is not there or cannot be used.
         ValueError: An input makes no sense; the message says which.
     """
+    if options.stream:
+        return run_stream(options)
     text = read_text(options.text)
     player = check_delivery(options.output, options.play)
     checkpoint = find_checkpoint(options.model, "--model")
     model, processor = load_speaker(checkpoint, options.device)
     voice = choose_voice(model, processor, checkpoint, options)
     started = time.perf_counter()
-    pieces = split_for_model(text, processor, str(voice.get("audio_prompt_text", "")))
+    narrator = Narrator(model, processor, voice)
+    pieces = narrator.split(text)
     waveforms, pauses = [], []
     progress = tqdm(pieces, desc="speaking", unit="sentence", file=sys.stderr, disable=None, leave=False)
-    for piece, waveform in zip(progress, speak_pieces(pieces, model, processor, voice, options), strict=False):
+    for piece, waveform in zip(progress, speak_pieces(pieces, narrator, options), strict=False):
         waveforms.append(waveform)
         pauses.append(pause_after(piece))
     rate = model.config.sampling_rate
@@ -51,6 +56,58 @@ def run(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def run_stream(options: argparse.Namespace) -> int:
+    """Speaks while it is listened to; as [`run`]."""
+    check_delivery(options.output)
+    player = find_stream_player() if options.play else None
+    checkpoint = find_checkpoint(options.model, "--model")
+    text = collect_sentences(read_fragments()) if options.text == "-" else read_text(options.text)
+    model, processor = load_speaker(checkpoint, options.device)
+    voice = choose_voice(model, processor, checkpoint, options)
+    rate, num_samples, first = model.config.sampling_rate, 0, math.nan
+    started = time.perf_counter()
+    chunks = stream_speech(
+        text,
+        model,
+        processor,
+        voice,
+        chunk_ms=options.chunk_ms,
+        seed=options.seed,
+        max_seconds=options.max_seconds,
+        **sampling_options(options),
+    )
+    with AudioSinks(options.output, player, rate) as sinks:
+        for chunk in chunks:
+            if len(chunk.audio):
+                first = time.perf_counter() - started if not num_samples else first
+                sinks.write(chunk.audio)
+                num_samples += len(chunk.audio)
+        if not num_samples:
+            raise ValueError("The model said nothing: try another --seed, or a longer text.")
+    place = {None: "played", STDOUT: f"stdout (16-bit mono, {rate} Hz)"}.get(options.output, options.output)
+    took = time.perf_counter() - started
+    print(
+        f"{place}: {num_samples / rate:.2f} s of speech, the first after {first:.2f} s, all in {took:.1f} s",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def read_fragments() -> Iterator[str]:
+    """Lines of standard input as they come.
+
+    Raises:
+        ValueError: They are not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        for line in sys.stdin.buffer:
+            yield decoder.decode(line)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The text on standard input is not UTF-8 ({error.reason}): convert it.") from None
 
 
 def read_text(argument: str) -> str:
@@ -100,71 +157,26 @@ def choose_voice(
     return dict(load_voice(checkpoint, name))
 
 
-def split_for_model(text: str, processor: SmallEProcessor, transcript: str = "") -> list[str]:
-    """Sentences of a text, or parts of them, that the model can speak at once.
-
-    Args:
-        text (`str`): Any text.
-        processor ([`SmallEProcessor`]): Gives the length of a text in tokens, and the longest that may be.
-        transcript (`str`): Text of the voice, which goes before each.
-
-    Raises:
-        ValueError: Nothing of the text can be spoken, or the voice's text leaves no room.
-    """
-
-    def fits(piece: str) -> bool:
-        normalized = processor.normalize(f"{transcript} {piece}")
-        return len(processor.tokenizer(normalized)["input_ids"]) <= processor.max_text_length
-
-    with warnings.catch_warnings():
-        # What is left out of the vocabulary is reported when the piece is spoken.
-        warnings.simplefilter("ignore")
-        if not fits("a word"):
-            raise ValueError("The voice's text leaves no room for another one: use a shorter recording.")
-        pieces = split_text(text, fits)
-        can_speak = [any(map(str.isalnum, processor.normalize(piece))) for piece in pieces]
-    spoken = [piece for piece, can in zip(pieces, can_speak, strict=True) if can]
-    if not spoken:
-        raise ValueError(f"There is nothing to say in {text.strip()[:40]!r}: the model cannot write these letters.")
-    if left_out := [piece.strip() for piece, can in zip(pieces, can_speak, strict=True) if not can]:
-        warnings.warn(f"The vocabulary cannot write these parts, which are left out: {left_out}", stacklevel=2)
-    return spoken
-
-
-def speak_pieces(
-    pieces: list[str],
-    model: SmallEForSpeechGeneration,
-    processor: SmallEProcessor,
-    voice: dict[str, Any],
-    options: argparse.Namespace,
-) -> Iterator[np.ndarray]:
-    """Waveforms of the pieces, each of shape `(samples,)`, until the time is up."""
-    config = model.config
-    left = math.inf if options.max_seconds is None else math.ceil(options.max_seconds * config.frame_rate)
-    sampling = {"temperature": options.temperature, "top_k": options.top_k}
-    sampling = {name: value for name, value in sampling.items() if value is not None}
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `generate` that the command line sets."""
     if options.temperature == 0:
-        sampling = {"do_sample": False}
+        return {"do_sample": False}
+    sampling = {"temperature": options.temperature, "top_k": options.top_k}
+    return {name: value for name, value in sampling.items() if value is not None}
+
+
+def speak_pieces(pieces: list[str], narrator: Narrator, options: argparse.Namespace) -> Iterator[np.ndarray]:
+    """Waveforms of the pieces, each of shape `(samples,)`, until the time is up."""
+    left = math.inf
+    if options.max_seconds is not None:
+        left = math.ceil(options.max_seconds * narrator.model.config.frame_rate)
+    more = {**sampling_options(options), "num_candidates": options.num_candidates}
     for index, piece in enumerate(pieces):
-        inputs = processor(piece, **voice).to(model.device)
-        limit = math.ceil(inputs.input_ids.shape[1] * config.max_frames_per_text_token)
-        output: Any = model.generate(
-            **inputs,
-            **sampling,
-            max_new_tokens=int(min(limit, left)),
-            num_candidates=options.num_candidates,
-            seed=options.seed + index,
-        )
-        if int(output.sequence_lengths[0]) == limit and not output.is_finished[0]:
-            warnings.warn(
-                f"The model found no end of {piece.strip()[:40]!r}, so it was cut: try another --seed, or "
-                "--num-candidates 4.",
-                stacklevel=2,
-            )
-        yield processor.decode(output)
+        output = narrator.generate(piece, left, options.seed + index, more)
+        yield narrator.processor.decode(output)
         left -= int(output.sequence_lengths[0])
         if left <= 0:
             return
 
 
-__all__ = ["choose_voice", "read_text", "run", "speak_pieces", "split_for_model"]
+__all__ = ["choose_voice", "read_text", "run", "sampling_options", "speak_pieces"]
