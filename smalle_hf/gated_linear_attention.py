@@ -26,7 +26,7 @@ import torch
 
 from .chunked_recurrence import CHUNK_SIZE, MIN_LOG_DECAY, ChunkedRecurrence
 
-PIECE_SIZE = 2**17
+PIECE_SIZE = 2**16
 """Elements of the values that are computed at a time on a CPU."""
 
 RECURRENT_MAX_LENGTH = 8
