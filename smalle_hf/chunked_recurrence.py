@@ -72,11 +72,14 @@ class ChunkedRecurrence(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
         q, k, v, log_decay, _, resets = inputs
         ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)  # nobody reads the zeros that would be made for these outputs
         ctx.save_for_backward(q, k, v, log_decay, resets, *output[2:])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: torch.Tensor, d_state: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(
+        ctx: Any, d_out: torch.Tensor | None, d_state: torch.Tensor | None, *_: None
+    ) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the inputs. `d_x` is the gradient of `x`.
 
         A weight between two frames, reader i and read j, is a function of G_i - G_j, so the gradient of G is
@@ -85,6 +88,8 @@ class ChunkedRecurrence(torch.autograd.Function):
         """
         q, k, v, log_decay, resets, totals, weights, states = ctx.saved_tensors
         length, scale = q.shape[1], q.shape[-1] ** -0.5
+        d_out = torch.zeros_like(v) if d_out is None else d_out
+        d_state = torch.zeros_like(states[0]) if d_state is None else d_state
         q, k, v, d_out = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _to_chunks(d_out * scale)
         d_out, masks = d_out.contiguous(), _segment_masks(resets, q.dtype)
         decays = _decays(totals, masks)

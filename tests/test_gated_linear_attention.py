@@ -298,6 +298,18 @@ def test_gradients_are_the_slopes_of_the_outputs(decay: str, resets: bool) -> No
     assert torch.autograd.gradcheck(lambda *x: chunked_gated_linear_attention(*x, mask), inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_only_one_result_is_used(form: Op, used: int) -> None:
+    inputs = [x.requires_grad_() for x in random_inputs(70)]
+    found = torch.autograd.grad(form(*inputs)[used].square().sum(), inputs, allow_unused=True)
+    expected = torch.autograd.grad(
+        recurrent_gated_linear_attention(*inputs)[used].square().sum(), inputs, allow_unused=True
+    )
+    for x, y, leaf in zip(found, expected, inputs, strict=True):
+        zeros = torch.zeros_like(leaf)
+        torch.testing.assert_close(zeros if x is None else x, zeros if y is None else y)
+
+
 def test_transforms_of_functions(form: Op) -> None:
     """`torch.func`: gradients, and those of each of several problems at once, one input being the same for all."""
     inputs = random_inputs(70)
