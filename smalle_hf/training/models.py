@@ -42,8 +42,9 @@ class ModelParts:
     initial: dict[str, torch.Tensor]
 
     def fingerprint(self) -> str:
-        """Changes with the sizes of the model or its text vocabulary."""
-        content = json.dumps([self.config.to_diff_dict(), sorted(self.processor.tokenizer.get_vocab().items())])
+        """Changes with the sizes of the model or its text vocabulary, not with what its loss weighs."""
+        sizes = {name: value for name, value in self.config.to_diff_dict().items() if name != "codebook_loss_weights"}
+        content = json.dumps([sizes, sorted(self.processor.tokenizer.get_vocab().items())])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
