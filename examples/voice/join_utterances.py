@@ -72,11 +72,11 @@ def texts_of(manifest: Path) -> set[str]:
     return {json.loads(line)["text"].lower() for line in manifest.read_text(encoding="utf-8").splitlines()}
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """All rows of a cache, codes by frame; the folder's name goes before each id, which another cache may hold too."""
+def read_rows(folder: Path, number: int) -> list[Row]:
+    """All rows of a cache, codes by frame; its number goes before each id, which another cache may hold too."""
     rows = TokenCache(folder)
     return [
-        {**row, "id": f"{folder.name}/{row['id']}", "codes": row["codes"].reshape(-1, row["num_codebooks"])}
+        {**row, "id": f"{number}/{row['id']}", "codes": row["codes"].reshape(-1, row["num_codebooks"])}
         for row in rows.__getitems__(range(len(rows)))
     ]
 
@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         codec = common_codec([shard for folder in options.caches for shard in shard_paths(folder)])
         unwanted = texts_of(options.without) if options.without else set()
-        rows = [row for folder in options.caches for row in read_rows(folder) if row["text"].lower() not in unwanted]
+        found = [row for number, folder in enumerate(options.caches) for row in read_rows(folder, number)]
+        rows = [row for row in found if row["text"].lower() not in unwanted]
     except (TokenCacheError, OSError, ValueError, KeyError) as error:
         print(f"join_utterances.py: error: {error}", file=sys.stderr)
         return 1
