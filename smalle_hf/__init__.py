@@ -9,6 +9,7 @@ from .cache_smalle import SmallECache
 from .configuration_small_codec import SmallCodecConfig
 from .configuration_smalle import SmallEConfig
 from .delay_pattern import apply_delay, revert_delay
+from .long_form import SpeechChunk, SpokenWord, stream_speech
 from .modeling_small_codec import SmallCodecModel
 from .modeling_smalle import SmallEForSpeechGeneration, SmallEModel
 from .outputs_smalle import SmallEAudioChunk, SmallEGenerateOutput, SmallEModelOutput, SmallEOutput
@@ -38,6 +39,9 @@ __all__ = [
     "SmallEModelOutput",
     "SmallEOutput",
     "SmallEProcessor",
+    "SpeechChunk",
+    "SpokenWord",
     "apply_delay",
     "revert_delay",
+    "stream_speech",
 ]

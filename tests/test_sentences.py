@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalle_hf.sentences import join_speech, pause_after, split_sentences, split_text
+from smalle_hf.sentences import collect_sentences, join_speech, pause_after, split_sentences, split_text
 
 SENTENCES = [
     ["One. ", "Two! ", "Three? ", "Four"],
@@ -117,3 +117,27 @@ def test_joining_needs_a_pause_for_each_waveform() -> None:
         join_speech([np.zeros(3)], [], 1000)
     with pytest.raises(ValueError, match="0 waveforms"):
         join_speech([], [], 1000)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["Dr. ", "Smith. ", "it", " is", "? ", ".", " ", "\n\n", '"No', '." ', "3.", "5 ", "A", "e.g. "]
+        )
+    ),
+    st.lists(st.integers(1, 9), min_size=1),
+)
+def test_sentences_are_the_same_however_the_text_arrives(words: list[str], sizes: list[int]) -> None:
+    text, fragments, start = "".join(words), [], 0
+    while start < len(text):
+        size = sizes[len(fragments) % len(sizes)]
+        fragments.append(text[start : start + size])
+        start += size
+    assert list(collect_sentences(fragments)) == split_sentences(text)
+
+
+def test_a_sentence_is_there_as_soon_as_a_word_follows_it() -> None:
+    fragments = iter(["Hello, Dr", ". Smith", ". ", "How", " are you?"])
+    sentences = collect_sentences(fragments)
+    assert next(sentences) == "Hello, Dr. Smith. "
+    assert next(fragments) == " are you?"
