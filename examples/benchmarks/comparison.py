@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import transformers
 from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 Results = dict[str, Any]
 
@@ -157,7 +158,9 @@ def parse(
         parser.add_argument(flag, **keywords)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    transformers.logging.set_verbosity_error()  # about kernels that only GPUs have
+    transformers_logging.set_verbosity_error()  # about kernels that only GPUs have
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     return options
 
 

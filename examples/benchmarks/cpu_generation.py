@@ -106,17 +106,19 @@ def draw(figure: Any, phases: Results) -> None:
     rows = phases["speech"]["rows"]
     batch_sizes = sorted({row["batch_size"] for row in rows})
     threads = sorted({row["threads"] for row in rows})
+    names = [name for name in SYSTEMS if any(row["system"] == name for row in rows)]
+    height = 0.8 / len(threads)
     for axes, batch_size in zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes, strict=True):
         for index, count in enumerate(threads):
-            factors = {
-                row["system"]: row["real_time_factor"]
-                for row in rows
-                if (row["batch_size"], row["threads"]) == (batch_size, count)
-            }
-            places = [SYSTEMS.index(name) + (index - (len(threads) - 1) / 2) * 0.35 for name in factors]
-            axes.bar(places, list(factors.values()), width=0.35, label=f"{count} thread{'s' if count > 1 else ''}")
-        axes.set_xticks(range(len(SYSTEMS)), SYSTEMS)
-        axes.set_title(f"real-time factor, batch {batch_size} (lower is faster)", fontsize="medium")
+            mine = [row for row in rows if (row["batch_size"], row["threads"]) == (batch_size, count)]
+            places = [names.index(row["system"]) + index * height for row in mine]
+            factors = [row["real_time_factor"] for row in mine]
+            label = f"{count} thread{'s' if count > 1 else ''}"
+            axes.bar_label(axes.barh(places, factors, height=height, label=label), fmt="%.2f", padding=2)
+        axes.set_yticks([place + (len(threads) - 1) * height / 2 for place in range(len(names))], names)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.set_title(f"real-time factor, batch {batch_size}", fontsize="medium")
         axes.legend(fontsize="small")
 
 
