@@ -173,7 +173,7 @@ def draw(figure: Any, phases: Results) -> None:
             rows = phases.get(phase, {}).get("rows", [])
             mine = [row for row in rows if row["mixer"] == name and row["threads"] == rows[0]["threads"]]
             axes.plot([r["frames"] for r in mine], [r["microseconds_per_frame"] for r in mine], "o-", label=name)
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")
         axes.set_xlabel("frames")
         axes.legend(fontsize="small")
 
