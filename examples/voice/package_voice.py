@@ -1,7 +1,7 @@
 """Makes a folder to ship out of a trained model: half precision, no copies of the package's code, named voices.
 
     python examples/voice/package_voice.py runs/voice/model smalle_hf/voices/demo --codes codes/train \\
-        --voice slt=slt-train-000123 --voice rms=rms-train-000456
+        --voice slt=slt-train-000123 --voice rms=rms-train-000456 --generate temperature=0.6 --card card.md
 
 A voice is an utterance of a token cache by its id. Weights are stored in half precision and computed in single
 precision. Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong arguments.
@@ -26,7 +26,9 @@ MAX_SHARD_SIZE = "15MB"
 """What hosts of source code take as one file."""
 
 
-def package(source: Path, out: Path, voices: Mapping[str, Mapping[str, Any]], generation: Mapping[str, Any]) -> None:
+def package(
+    source: Path, out: Path, voices: Mapping[str, Mapping[str, Any]], generation: Mapping[str, Any], card: Path
+) -> None:
     """Writes the folder, whole or not at all.
 
     Args:
@@ -34,26 +36,27 @@ def package(source: Path, out: Path, voices: Mapping[str, Mapping[str, Any]], ge
         out (`Path`): Folder to write; an earlier one is replaced.
         voices: By name, rows of a token cache with `codes`, `num_codebooks`, `text` and `speaker`.
         generation: Sampling options that become the checkpoint's defaults.
+        card (`Path`): The model card.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary)
         model = SmallEForSpeechGeneration.from_pretrained(source, dtype=torch.float16)
-        model.generation_config.update(**generation)
+        for name, value in generation.items():  # `update` would leave out the options that are ours
+            setattr(model.generation_config, name, value)
         model.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
         SmallEProcessor.from_pretrained(source).save_pretrained(folder)
         for code in folder.glob("*.py"):
             code.unlink()
         for path in folder.glob("*.json"):
             clean(path)
-        if (card := source / "README.md").is_file():
-            shutil.copy2(card, folder)
+        shutil.copy2(card, folder / "README.md")
         for name, row in voices.items():
             codes = torch.as_tensor(row["codes"].reshape(-1, row["num_codebooks"]).astype("int64"))
             save_voice(folder, name, codes, row["text"], {"speaker": row["speaker"] or "unknown"})
-        folder.chmod(0o755)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder, out)
+        out.chmod(0o755)
 
 
 def clean(path: Path) -> None:
@@ -98,6 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="default of generate(), such as temperature=0.7",
     )
+    parser.add_argument("--card", type=Path, help="model card (default: the one of the training run)")
     return parser.parse_args(arguments)
 
 
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         voices = find_voices(options.codes, options.voice)
         generation = {name: json.loads(value) for name, _, value in (item.partition("=") for item in options.generate)}
-        package(options.source, options.out, voices, generation)
+        package(options.source, options.out, voices, generation, options.card or options.source / "README.md")
     except (OSError, ValueError, TokenCacheError) as error:
         print(f"package_voice.py: error: {error}", file=sys.stderr)
         return 1
