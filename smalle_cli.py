@@ -1,4 +1,4 @@
-"""The command line of Small-E: `smalle speak`, `info`, `convert`, `encode` and `decode`.
+"""The command line of Small-E: `smalle speak`, `info`, `export`, `convert`, `encode` and `decode`.
 
 It stands beside the package and not in it: importing the package loads torch, which takes seconds, and neither help
 nor a mistyped option should. The sub-commands themselves are in `smalle_hf.cli`.
@@ -31,8 +31,17 @@ SPEAK_EPILOG = """examples:
   smalle speak "Say it well." -o - --num-candidates 8 | aplay
   smalle speak - --stream --play < book.txt
   smalle speak "Now." --stream -o - | aplay -t raw -f S16_LE -r 16000
+  smalle speak "Without torch." -o small.wav --model voice-onnx
 
 Long text is cut into sentences, which are spoken one after the other and joined with short pauses."""
+
+EXPORT_EPILOG = """examples:
+  smalle export outputs/demo voice-onnx
+  smalle export outputs/demo voice-onnx --quantize none
+  smalle speak "Hello world." -o hello.wav --model voice-onnx
+
+What is written speaks with ONNX Runtime alone. In 8 bits it is faster and smaller, and speaks a little differently;
+without, it says what the checkpoint says."""
 
 INFO_EPILOG = """example:
   smalle info outputs/demo
@@ -70,6 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     info = add("info", "say what a checkpoint or codec is: sizes, rates, voices, licence", INFO_EPILOG)
     info.add_argument("folder", metavar="DIR", help="folder of a checkpoint or codec")
     info.add_argument("--json", action="store_true", help="write it as JSON")
+    export = add("export", "write a checkpoint as ONNX graphs, which speak without torch", EXPORT_EPILOG)
+    export.add_argument("model", metavar="CHECKPOINT", help="checkpoint, a folder or Hub name")
+    export.add_argument("output", metavar="OUT", help="folder to write, which must not be there yet")
+    export.add_argument(
+        "--quantize",
+        choices=["int8", "none"],
+        default="int8",
+        help="keep weights in 8 bits, or everything in float32 (default: %(default)s)",
+    )
     commands.add_parser("convert", help="convert a checkpoint of the paper's authors", add_help=False)
     encode = add("encode", "encode a recording into a file of codec codes, or a voice", ENCODE_EPILOG)
     encode.add_argument("audio", metavar="AUDIO", help="recording (wav, flac, ogg, mp3), or - for stdin")
@@ -89,7 +107,9 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="wav, flac or ogg file, or - for wav on stdout")
     parser.add_argument("--play", action="store_true", help="play the speech with a player that is installed")
     parser.add_argument(
-        "--model", metavar="DIR", help="checkpoint, a folder or Hub name (default: the one in the package)"
+        "--model",
+        metavar="DIR",
+        help="checkpoint, a folder or Hub name, or a folder of `smalle export` (default: the one in the package)",
     )
     parser.add_argument(
         "--voice",
@@ -185,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _guard(lambda: _module("smalle_hf.convert_lina_checkpoint").main(arguments[1:], "smalle convert"))
         options = parse_arguments(arguments)
         module = "codec" if options.command in ("encode", "decode") else options.command
+        if module == "speak" and os.path.isfile(os.path.join(options.model or "", "onnx_config.json")):
+            module = "speak_onnx"
         return _guard(lambda: _module(f"smalle_hf.cli.{module}").run(options))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-import torch
 
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 """File name suffix to container and encoding."""
@@ -71,9 +70,9 @@ def _decode_file(source: Any) -> tuple[np.ndarray, int]:
 
 def _as_samples(audio: Any) -> np.ndarray:
     """float32 samples of shape `(samples,)` or `(channels, samples)`."""
-    if isinstance(audio, torch.Tensor):
+    if hasattr(audio, "detach"):  # a tensor, told without torch, which speaking with exported graphs does without
         audio = audio.detach().cpu()
-        audio = (audio.float() if audio.dtype == torch.bfloat16 else audio).numpy()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
     if not isinstance(audio, (np.ndarray, list, tuple)):
         raise TypeError(f"Audio of type {type(audio).__name__} is unknown: pass a path, an array or a dictionary.")
     try:

@@ -1,7 +1,6 @@
 """`smalle speak`: text to speech, sentence by sentence."""
 
 import argparse
-import codecs
 import math
 import sys
 import time
@@ -19,6 +18,7 @@ from ..voice_files import list_voices, load_voice, read_codes
 from .audio_sinks import AudioSinks, find_stream_player
 from .checkpoints import find_checkpoint, load_speaker
 from .delivery import STDOUT, check_delivery, deliver_audio
+from .texts import read_fragments, read_text, sampling_options
 
 
 def run(options: argparse.Namespace) -> int:
@@ -95,38 +95,6 @@ def run_stream(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_fragments() -> Iterator[str]:
-    """Lines of standard input as they come.
-
-    Raises:
-        ValueError: They are not UTF-8.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    try:
-        for line in sys.stdin.buffer:
-            yield decoder.decode(line)
-        yield decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The text on standard input is not UTF-8 ({error.reason}): convert it.") from None
-
-
-def read_text(argument: str) -> str:
-    """The text of the command line, or that on standard input.
-
-    Raises:
-        ValueError: It is empty, or not UTF-8.
-    """
-    text = argument
-    if argument == "-":
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"The text on standard input is not UTF-8 ({error.reason}): convert it.") from None
-    if not any(map(str.isalnum, text)):
-        raise ValueError("There is nothing to say: pass at least one word.")
-    return text
-
-
 def choose_voice(
     model: SmallEForSpeechGeneration, processor: SmallEProcessor, checkpoint: str, options: argparse.Namespace
 ) -> dict[str, Any]:
@@ -157,14 +125,6 @@ def choose_voice(
     return dict(load_voice(checkpoint, name))
 
 
-def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `generate` that the command line sets."""
-    if options.temperature == 0:
-        return {"do_sample": False}
-    sampling = {"temperature": options.temperature, "top_k": options.top_k}
-    return {name: value for name, value in sampling.items() if value is not None}
-
-
 def speak_pieces(pieces: list[str], narrator: Narrator, options: argparse.Namespace) -> Iterator[np.ndarray]:
     """Waveforms of the pieces, each of shape `(samples,)`, until the time is up."""
     left = math.inf
@@ -179,4 +139,4 @@ def speak_pieces(pieces: list[str], narrator: Narrator, options: argparse.Namesp
             return
 
 
-__all__ = ["choose_voice", "read_text", "run", "sampling_options", "speak_pieces"]
+__all__ = ["choose_voice", "run", "speak_pieces"]

@@ -1,0 +1,7 @@
+"""Small-E as ONNX graphs: `smalle export` writes them, and these classes speak with them, without torch."""
+
+from .configuration import SmallEOnnxConfig
+from .modeling import SmallEOnnxModel, SmallEOnnxOutput
+from .processing import SmallEOnnxProcessor
+
+__all__ = ["SmallEOnnxConfig", "SmallEOnnxModel", "SmallEOnnxOutput", "SmallEOnnxProcessor"]

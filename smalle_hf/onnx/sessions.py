@@ -1,0 +1,156 @@
+"""The graphs in ONNX Runtime: one session each, and the state of a generation in buffers that are never copied."""
+
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .configuration import SmallEOnnxConfig
+
+DEFAULT_NUM_THREADS = 1
+
+
+class OnnxGraphs:
+    """Sessions of an exported folder, each opened when it is first needed.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+        config ([`SmallEOnnxConfig`]): Its configuration.
+        num_threads (`int`, *optional*): Threads of each session.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        FileNotFoundError: A graph is missing.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], config: SmallEOnnxConfig, num_threads: int | None = None
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("Speaking with ONNX graphs needs ONNX Runtime: pip install onnxruntime.") from error
+        self._runtime = onnxruntime
+        self.folder, self.config = Path(folder), config
+        self.num_threads = DEFAULT_NUM_THREADS if num_threads is None else num_threads
+        names = ["text_encoder", "decoder_step", "decoder_prefill", *["codec_decoder"] * config.has_codec]
+        missing = [name for name in names if not (self.folder / f"{name}.onnx").is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: export the model again.")
+
+    def _open(self, name: str) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self.num_threads
+        # Threads that spin while they wait take the cores from a second process.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        path = self.folder / f"{name}.onnx"
+        try:
+            return self._runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of many kinds, none of which has a common base
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} is damaged, or ONNX Runtime is too old for it ({reason}).") from error
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        return self._open("text_encoder")
+
+    @cached_property
+    def decoder_step(self) -> Any:
+        return self._open("decoder_step")
+
+    @cached_property
+    def decoder_prefill(self) -> Any:
+        return self._open("decoder_prefill")
+
+    @cached_property
+    def codec_decoder(self) -> Any:
+        return self._open("codec_decoder")
+
+    def encode_text(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+        """What the decoder reads of a text: `text_0` and so on, and `attention_mask`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        outputs = self.text_encoder.run(None, inputs)
+        return {f"text_{index}": tensor for index, tensor in enumerate(outputs)} | {"attention_mask": attention_mask}
+
+    def decode_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Waveforms `(B, N)` of codes `(B, T, Q)`, of whole utterances of one length."""
+        num_frames = codes.shape[1]
+        padding = max(self.config.min_codec_frames - num_frames, 0)
+        padded = np.pad(codes, ((0, 0), (0, padding), (0, 0)))
+        audio = self.codec_decoder.run(None, {"audio_codes": np.ascontiguousarray(padded.transpose(0, 2, 1))})[0]
+        return audio[:, : num_frames * self.config.frame_length]
+
+    def start(self, text: dict[str, np.ndarray]) -> "OnnxState":
+        """The state before the first column, of as many rows as there are texts."""
+        return OnnxState(self, text)
+
+
+class OnnxState:
+    """The recurrent state of one generation. Two sets of buffers take turns as input and output of a step.
+
+    Args:
+        graphs ([`OnnxGraphs`]): The model.
+        text (`dict[str, np.ndarray]`): From [`OnnxGraphs.encode_text`].
+    """
+
+    def __init__(self, graphs: OnnxGraphs, text: dict[str, np.ndarray]) -> None:
+        config, rows = graphs.config, len(text["attention_mask"])
+        self.graphs, self.text = graphs, text
+        self.frame_index = np.zeros(rows, dtype=np.int64)
+        self.audio_ids = np.zeros((rows, config.num_codebooks), dtype=np.int64)
+        self.logits = np.zeros((rows, config.num_codebooks, config.audio_vocab_size), dtype=np.float32)
+        self.alignment = np.zeros(text["attention_mask"].shape, dtype=np.float32)
+        self._buffers = [
+            [np.zeros((rows, *shape), dtype=np.float32) for shape in config.state_shapes] for _ in range(2)
+        ]
+        self._turn = 0
+        self._run = graphs.decoder_step.run_with_iobinding
+        self._bindings = [self._bind(*self._buffers), self._bind(*self._buffers[::-1])]
+
+    def _bind(self, old: list[np.ndarray], new: list[np.ndarray]) -> Any:
+        wrap: Callable[[np.ndarray], Any] = self.graphs._runtime.OrtValue.ortvalue_from_numpy  # shares the memory
+        binding = self.graphs.decoder_step.io_binding()
+        inputs = {**self.text, "frame_index": self.frame_index, "audio_ids": self.audio_ids}
+        inputs |= {f"state_{index}": state for index, state in enumerate(old)}
+        outputs = {"logits": self.logits, "alignment": self.alignment}
+        outputs |= {f"new_state_{index}": state for index, state in enumerate(new)}
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, wrap(array))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, wrap(array))
+        return binding
+
+    def prefill(self, audio_ids: np.ndarray, audio_mask: np.ndarray) -> None:
+        """Runs known columns, ids `(B, T, Q)` with mask `(B, T)`, padded on the right."""
+        chunk = self.graphs.config.prefill_columns
+        padding = -audio_ids.shape[1] % chunk
+        audio_ids = np.pad(audio_ids, ((0, 0), (0, padding), (0, 0)))
+        audio_mask = np.pad(audio_mask, ((0, 0), (0, padding)))
+        states = self._buffers[self._turn]
+        for start in range(0, audio_ids.shape[1], chunk):
+            ids, mask = (np.ascontiguousarray(x[:, start : start + chunk]) for x in (audio_ids, audio_mask))
+            inputs = {"audio_ids": ids, "audio_mask": mask, "frame_index": self.frame_index, **self.text}
+            inputs |= {f"state_{index}": state for index, state in enumerate(states)}
+            states = self.graphs.decoder_prefill.run(None, inputs)
+            self.frame_index += mask.sum(axis=1)
+        for buffer, state in zip(self._buffers[self._turn], states, strict=True):
+            buffer[:] = state
+
+    def step(self, audio_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Runs one column, `(B, Q)`.
+
+        Returns:
+            Logits `(B, Q, V)` and alignment `(B, S)`: the same memory at every step, which the next one overwrites.
+        """
+        self.audio_ids[:] = audio_ids
+        self._run(self._bindings[self._turn])
+        self._turn = 1 - self._turn
+        self.frame_index += 1
+        return self.logits, self.alignment
+
+
+__all__ = ["DEFAULT_NUM_THREADS", "OnnxGraphs", "OnnxState"]
