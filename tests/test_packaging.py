@@ -107,7 +107,7 @@ def test_versions_agree() -> None:
 
 def test_extras_are_those_that_are_documented() -> None:
     package = metadata("smalle-hf")
-    assert set(package.get_all("Provides-Extra")) == {"train", "eval", "gpu", "encodec", "dev"}
+    assert set(package.get_all("Provides-Extra")) == {"train", "eval", "gpu", "encodec", "onnx", "phonemes", "dev"}
 
 
 def test_every_core_requirement_has_a_lower_bound() -> None:
