@@ -15,6 +15,7 @@ times faster than `exp` on some processors.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -80,47 +81,8 @@ class ChunkedRecurrence(torch.autograd.Function):
     def backward(
         ctx: Any, d_out: torch.Tensor | None, d_state: torch.Tensor | None, *_: None
     ) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of the inputs. `d_x` is the gradient of `x`.
-
-        A weight between two frames, reader i and read j, is a function of G_i - G_j, so the gradient of G is
-        q * d_q - k * d_k. The weight 1 of a frame for itself is left out of it: both terms hold it and would leave
-        the rounding of their difference, which counts where decays are strong. So is the last frame in the state.
-        """
-        q, k, v, log_decay, resets, totals, weights, states = ctx.saved_tensors
-        length, scale = q.shape[1], q.shape[-1] ** -0.5
-        d_out = torch.zeros_like(v) if d_out is None else d_out
-        d_state = torch.zeros_like(states[0]) if d_state is None else d_state
-        q, k, v, d_out = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _to_chunks(d_out * scale)
-        d_out, masks = d_out.contiguous(), _segment_masks(resets, q.dtype)
-        decays = _decays(totals, masks)
-
-        d_states = torch.cat([(decays.from_begin * q).transpose(-1, -2) @ d_out, d_state[None]])
-        for n in reversed(range(len(states))):
-            d_states[n].addcmul_(decays.chunk[n], d_states[n + 1])
-        d_end = d_states[1:]
-        k_to_end = decays.to_end * k
-        d_v = weights.transpose(-1, -2).flatten(0, 2) @ d_out.flatten(0, 2)
-        d_v = d_v.baddbmm_(k_to_end.flatten(0, 2), d_end.flatten(0, 2)).view_as(v)
-        d_q = (d_out @ states.transpose(-1, -2)).mul_(decays.from_begin)
-        d_k = v @ d_end.transpose(-1, -2)
-        d_last = (d_k * k_to_end)[..., :-1, :].sum(dim=-2, keepdim=True)  # gradient of the chunk's last G
-        d_last += (decays.chunk * (states * d_end).sum(dim=-1, keepdim=True)).transpose(-1, -2)
-        d_k *= decays.to_end
-
-        d_weights = (d_out @ v.transpose(-1, -2)).tril_()
-        if masks is not None:
-            d_weights *= masks.same_segment
-        d_itself = d_weights.diagonal(dim1=-2, dim2=-1)[..., None].clone()
-        _add_gradients_of_weights(d_weights.tril_(-1), q, k, decays.readings, d_q, d_k)
-        d_total = d_q * q
-        d_total[..., :-1, :].addcmul_(d_k[..., :-1, :], k[..., :-1, :], value=-1)
-        d_log_decay = d_total.flip(-2).cumsum(dim=-2).flip(-2).add_(d_last)
-        d_q.addcmul_(d_itself, k)
-        d_k.addcmul_(d_itself, q)
-        d_q, d_k, d_v, d_log_decay = (_from_chunks(x, length) for x in (d_q, d_k, d_v, d_log_decay))
-        if totals.shape[-2] != CHUNK_SIZE:
-            d_log_decay = d_log_decay * (log_decay >= MIN_LOG_DECAY)
-        return d_q, d_k, d_v, d_log_decay, d_states[0], None
+        with full_precision(ctx.saved_tensors[0].device.type):
+            return *_backward(d_out, d_state, *ctx.saved_tensors), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: torch.Tensor | None) -> tuple[Any, Any]:
@@ -135,6 +97,67 @@ class ChunkedRecurrence(torch.autograd.Function):
         outputs = ChunkedRecurrence.apply(*map(merge, inputs, in_dims))
         dims = (0, 0, 1, 1, 1)  # of the batch
         return tuple(x.unflatten(dim, (size, -1)) for x, dim in zip(outputs, dims, strict=True)), dims
+
+
+def _backward(
+    d_out: torch.Tensor | None,
+    d_state: torch.Tensor | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    log_decay: torch.Tensor,
+    resets: torch.Tensor | None,
+    totals: torch.Tensor,
+    weights: torch.Tensor,
+    states: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of q, k, v, log decay and state. `d_x` is the gradient of `x`.
+
+    A weight between two frames, reader i and read j, is a function of G_i - G_j, so the gradient of G is
+    q * d_q - k * d_k. The weight 1 of a frame for itself is left out of it: both terms hold it and would leave
+    the rounding of their difference, which counts where decays are strong. So is the last frame in the state.
+    """
+    length, scale = q.shape[1], q.shape[-1] ** -0.5
+    d_out = torch.zeros_like(v) if d_out is None else d_out
+    d_state = torch.zeros_like(states[0]) if d_state is None else d_state
+    q, k, v, d_out = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _to_chunks(d_out * scale)
+    d_out, masks = d_out.contiguous(), _segment_masks(resets, q.dtype)
+    decays = _decays(totals, masks)
+
+    d_states = torch.cat([(decays.from_begin * q).transpose(-1, -2) @ d_out, d_state[None]])
+    for n in reversed(range(len(states))):
+        d_states[n].addcmul_(decays.chunk[n], d_states[n + 1])
+    d_end = d_states[1:]
+    k_to_end = decays.to_end * k
+    d_v = weights.transpose(-1, -2).flatten(0, 2) @ d_out.flatten(0, 2)
+    d_v = d_v.baddbmm_(k_to_end.flatten(0, 2), d_end.flatten(0, 2)).view_as(v)
+    d_q = (d_out @ states.transpose(-1, -2)).mul_(decays.from_begin)
+    d_k = v @ d_end.transpose(-1, -2)
+    d_last = (d_k * k_to_end)[..., :-1, :].sum(dim=-2, keepdim=True)  # gradient of the chunk's last G
+    d_last += (decays.chunk * (states * d_end).sum(dim=-1, keepdim=True)).transpose(-1, -2)
+    d_k *= decays.to_end
+
+    d_weights = (d_out @ v.transpose(-1, -2)).tril_()
+    if masks is not None:
+        d_weights *= masks.same_segment
+    d_itself = d_weights.diagonal(dim1=-2, dim2=-1)[..., None].clone()
+    _add_gradients_of_weights(d_weights.tril_(-1), q, k, decays.readings, d_q, d_k)
+    d_total = d_q * q
+    d_total[..., :-1, :].addcmul_(d_k[..., :-1, :], k[..., :-1, :], value=-1)
+    d_log_decay = d_total.flip(-2).cumsum(dim=-2).flip(-2).add_(d_last)
+    d_q.addcmul_(d_itself, k)
+    d_k.addcmul_(d_itself, q)
+    d_q, d_k, d_v, d_log_decay = (_from_chunks(x, length) for x in (d_q, d_k, d_v, d_log_decay))
+    if totals.shape[-2] != CHUNK_SIZE:
+        d_log_decay = d_log_decay * (log_decay >= MIN_LOG_DECAY)
+    return d_q, d_k, d_v, d_log_decay, d_states[0]
+
+
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """Autocast would run the products in bfloat16: a state that sums up a whole utterance needs float32."""
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type=device_type, enabled=False)
 
 
 def _block_size(log_decay: torch.Tensor) -> int:
@@ -290,4 +313,4 @@ def _add_gradients_of_weights(
         reading.read_of(d_k).addcmul_(d_product.transpose(-1, -2) @ reader_q, reading.growth)
 
 
-__all__ = ["MIN_LOG_DECAY", "ChunkedRecurrence"]
+__all__ = ["CHUNK_SIZE", "MIN_LOG_DECAY", "ChunkedRecurrence", "full_precision"]

@@ -42,10 +42,19 @@ class DelayedRows:
         self.prompt_ids, self.enforce_pattern = prompt_ids, enforce_pattern
         self.delays = torch.tensor(config.delays, device=history.device)
         self.leader = config.delays.index(0)  # the codebook that ends the utterance
+        self.never = self._ids_that_never_come()
         self.is_finished = is_finished.clone()
         self.is_done = self.is_finished | (limits <= 0)
         self.num_columns = 0
         self.end_frame = self._end_frame_in_history()
+
+    def _ids_that_never_come(self) -> torch.Tensor:
+        """Pad and start ids, and stop ids of all but the leading codebook. Shape `(Q, V)`."""
+        never = torch.zeros(self.config.num_codebooks, self.config.audio_vocab_size, dtype=torch.bool)
+        never[:, [self.config.audio_pad_token_id, self.config.audio_bos_token_id]] = True
+        never[:, self.config.audio_eos_token_id] = True
+        never[self.leader, self.config.audio_eos_token_id] = False
+        return never.to(self.history.device)
 
     def _end_frame_in_history(self) -> torch.Tensor:
         """Frame at which the leading codebook has stopped, a very late one where it has not."""
@@ -56,16 +65,12 @@ class DelayedRows:
         return torch.where(stopped.any(dim=-1), column - 1, never)
 
     def restrict(self, scores: torch.Tensor, min_frames: int) -> torch.Tensor:
-        """Rules out ids that cannot come next: pad and start ids, and stop ids of all but the leading codebook."""
+        """Rules out ids that cannot come next: those that never come, and the stop before there is a frame."""
         if not self.enforce_pattern:
             return scores
-        scores = scores.clone()
-        scores[..., [self.config.audio_pad_token_id, self.config.audio_bos_token_id]] = -math.inf
+        scores = scores.masked_fill(self.never, -math.inf)
         too_early = self.next_column - 1 < self.first_frame + max(min_frames, 1)
-        may_stop = torch.zeros_like(scores[..., 0], dtype=torch.bool)
-        may_stop[:, self.leader] = ~too_early
-        stop = scores[..., self.config.audio_eos_token_id]
-        scores[..., self.config.audio_eos_token_id] = stop.masked_fill(~may_stop, -math.inf)
+        scores[:, self.leader, self.config.audio_eos_token_id].masked_fill_(too_early, -math.inf)
         return scores
 
     def dictate(self, ids: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 import torch
 
-from .chunked_recurrence import CHUNK_SIZE, MIN_LOG_DECAY, ChunkedRecurrence
+from .chunked_recurrence import CHUNK_SIZE, MIN_LOG_DECAY, ChunkedRecurrence, full_precision
 
 PIECE_SIZE = 2**16
 """Elements of the values that are computed at a time on a CPU."""
@@ -77,7 +77,7 @@ def recurrent_gated_linear_attention(
 
     Float64 inputs are computed in float64, everything else in float32.
     """
-    with _full_precision(q.device.type):
+    with full_precision(q.device.type):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         out_dtype = v.dtype
         q, k, v, log_decay = (x.to(dtype) for x in (q, k, v, log_decay))
@@ -87,9 +87,11 @@ def recurrent_gated_linear_attention(
             decay = decay * ~resets[:, :, None, None]
         state = _initial_state(q, v, initial_state)
         outs = []
-        for t in range(q.shape[1]):
-            state = decay[:, t, :, :, None] * state + k[:, t, :, :, None] * v[:, t, :, None, :]
-            outs.append((q[:, t, :, None, :] @ state).squeeze(-2))
+        for q_t, k_t, v_t, decay_t in zip(*(x.unbind(dim=1) for x in (q, k, v, decay)), strict=True):
+            decayed, k_t, v_t = decay_t.unsqueeze(-1) * state, k_t.unsqueeze(-1), v_t.unsqueeze(-2)
+            # In place where nothing is recorded: new memory for a large state costs more than the arithmetic.
+            state = decayed.addcmul(k_t, v_t) if torch.is_grad_enabled() else decayed.addcmul_(k_t, v_t)
+            outs.append((q_t.unsqueeze(-2) @ state).squeeze(-2))
         out = torch.stack(outs, dim=1) if outs else torch.zeros_like(v)
         return out.to(out_dtype), state
 
@@ -106,7 +108,7 @@ def chunked_gated_linear_attention(
 
     Long inputs are computed piece by piece on a CPU, so that what is computed on the way stays in its cache.
     """
-    with _full_precision(q.device.type):
+    with full_precision(q.device.type):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         out_dtype = v.dtype
         state = _initial_state(q, v, initial_state).to(dtype)
@@ -134,11 +136,6 @@ def _initial_state(q: torch.Tensor, v: torch.Tensor, initial_state: torch.Tensor
     if initial_state is not None:
         return initial_state.to(dtype)
     return torch.zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype, device=q.device)
-
-
-def _full_precision(device_type: str) -> torch.autocast:
-    """Autocast would run the products in bfloat16: a state that sums up a whole utterance needs float32."""
-    return torch.autocast(device_type=device_type, enabled=False)
 
 
 @functools.cache

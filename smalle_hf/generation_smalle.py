@@ -395,7 +395,10 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
             raw = _take_last(outputs.logits, mask).float()
             alignment = _alignment(_take_last(outputs.cross_attentions.transpose(1, 2), mask), self.config)
             scores = rows.restrict(raw, generation_config.min_new_tokens or 0)
-            scores = logits_processor(seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)).view_as(raw)
+            flat_ids, flat_scores = seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)
+            for processor in logits_processor:  # calling the list itself would look up their signatures every time
+                flat_scores = processor(flat_ids, flat_scores)
+            scores = flat_scores.view_as(raw)
             ids = rows.dictate(choose_ids(scores, num_sampled, generation_config.generators))
             running = ~rows.is_done
             rows.advance(ids, alignment)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .chunked_recurrence import full_precision
 from .configuration_smalle import SmallEConfig
 from .gated_linear_attention import gated_linear_attention
 
@@ -227,12 +228,12 @@ class SmallEPositionAwareCrossAttention(SmallECrossAttention):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         keys, values, text_positions = text
         queries = rotate_first_half(self.q_norm(self.q_proj(hidden_states)), positions, self.rope_theta)
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with full_precision(hidden_states.device.type):
             scores = queries.float() @ keys.float().transpose(1, 2) * queries.shape[-1] ** -0.5
             where = masked_softmax(scores, text_mask)
             position = where @ text_positions
         position, state = self.position_net(position.to(hidden_states.dtype), state, mask, resets)
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with full_precision(hidden_states.device.type):
             scores = position.float() @ text_positions.transpose(1, 2) * self.position_size**-0.5
             alignment = masked_softmax(scores, text_mask)
         out = alignment.to(values.dtype) @ values
@@ -265,7 +266,7 @@ class SmallEStandardCrossAttention(SmallECrossAttention):
         keys, values = (x.transpose(1, 2) for x in text)
         queries = self.q_norm(self.q_proj(hidden_states)).unflatten(-1, (self.num_heads, -1))
         queries = rotate_first_half(queries, positions, self.rope_theta).transpose(1, 2)
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with full_precision(hidden_states.device.type):
             scores = queries.float() @ keys.float().transpose(2, 3) * queries.shape[-1] ** -0.5
             weights = masked_softmax(scores, None if text_mask is None else text_mask[:, None])
         out = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)

@@ -175,6 +175,14 @@ def test_autocast_does_not_lower_the_precision(form: Op) -> None:
     assert max(relative_errors(found, expected).values()) <= 1e-5
 
 
+def test_autocast_around_the_backward_pass_does_not_lower_the_precision() -> None:
+    inputs = random_inputs(40, "model")
+    expected = run(recurrent_gated_linear_attention, inputs, torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(chunked_gated_linear_attention, inputs, torch.float32)
+    assert max(relative_errors(found, expected).values()) <= 1e-5
+
+
 @pytest.mark.parametrize("value", [-1e-8, MIN_LOG_DECAY, 100 * MIN_LOG_DECAY, -1e30, -float("inf")])
 def test_extreme_gates_stay_finite(form: Op, value: float) -> None:
     inputs = random_inputs(77)
