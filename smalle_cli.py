@@ -146,6 +146,14 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-seconds", type=_positive, metavar="S", help="seconds of speech at most, in all")
     parser.add_argument("--device", help="where to compute, such as cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--threads",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="threads of the CPU; more of them are of use to large models, if nothing else computes (default: "
+        "%(default)s)",
+    )
 
 
 def _add_codec_options(parser: argparse.ArgumentParser, output_help: str) -> None:

@@ -124,6 +124,7 @@ def test_help_and_usage_errors_do_not_load_torch() -> None:
         "speak hello -o a.wav --temperature nan",
         "speak hello -o a.wav --max-seconds 0",
         "speak hello -o a.wav --top-k 1.5",
+        "speak hello -o a.wav --threads 0",
         "speak hello -o a.wav --seed one",
         "encode a.wav",
         "encode a.wav -o a.safetensors --num-codebooks 0",
@@ -268,6 +269,15 @@ def test_play(
     assert ("aplay could not play the speech: no sound card" in error) == bool(code)
     if code == 0:
         np.testing.assert_array_equal(played, speak(checkpoint, "Hello.", tmp_path / "a.wav", "--play"))
+
+
+def test_threads(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by default: small matrices are faster on one core, and programs that share the cores do not wait."""
+    counts: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    speak(checkpoint, "Hello.", tmp_path / "a.wav")
+    speak(checkpoint, "Hello.", tmp_path / "a.wav", "--threads", 2)
+    assert counts == [1, 2]
 
 
 def test_no_player(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .. import SmallEForSpeechGeneration, SmallEProcessor
@@ -28,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
         OSError: A file, a checkpoint or the player is not there or cannot be used.
         ValueError: An input makes no sense; the message says which.
     """
+    torch.set_num_threads(options.threads)
     if options.stream:
         return run_stream(options)
     text = read_text(options.text)
