@@ -6,6 +6,7 @@ How fast anything is, is not tested.
 import importlib
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,22 @@ def test_recurrence(load, tmp_path):
     assert [row["frames"] for row in phase["rows"]] == [512, 1024]
     assert all(value > 0 for row in phase["rows"] for value in row.values())
     assert [target["limit"] for target in phase["targets"]] == [1.9, 2.6, 1.1]
+
+
+def test_generation_step(load, tmp_path):
+    phases = run(load, "generation_step", tmp_path, "--threads", "1", "--phases", "step")
+    rows = phases["step"]["rows"]
+    assert [(row["model"], row["batch_size"]) for row in rows] == list(product(["tiny", "small voice"], [1, 8]))
+    assert all(row["step_ms"] == pytest.approx(row["forward_ms"] + row["rest_ms"]) for row in rows)
+    assert all(row["rest_ms"] > 0 for row in rows)
+    assert [target["limit"] for target in phases["step"]["targets"]] == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_processes_that_generate_side_by_side(load, tmp_path):
+    rows = run(load, "generation_step", tmp_path, "--threads", "1", "--phases", "processes")["processes"]["rows"]
+    assert [(row["waiting"], row["processes"]) for row in rows] == list(product(["active", "passive"], [1, 2]))
+    assert all(row["step_ms"] > 0 for row in rows)
 
 
 def test_systems_speak_as_long_as_they_are_told(load):
