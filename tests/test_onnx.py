@@ -24,7 +24,7 @@ import smalle_cli
 from smalle_hf import SmallCodecConfig, SmallEForSpeechGeneration, SmallEProcessor
 from smalle_hf.onnx import SmallEOnnxModel, SmallEOnnxProcessor
 from smalle_hf.onnx import export as export_module
-from smalle_hf.onnx.export import export_graph, export_model
+from smalle_hf.onnx.export import export_graph, write_model
 from smalle_hf.onnx.graphs import codec_graph
 from smalle_hf.onnx.sampling import Sampling, choose_ids
 from smalle_hf.voice_files import save_voice
@@ -79,12 +79,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SmallEFo
         model.save_pretrained(root / f"{name}-checkpoint")
         processor.save_pretrained(root / f"{name}-checkpoint")
         save_voice(root / f"{name}-checkpoint", "ann", random_codes(model.config, 9)[0], "hi")
-        with pytest.MonkeyPatch.context() as patch:  # exporting takes long, and both take the same graphs
-            patch.setattr(export_module, "export_graphs", lambda _, graphs=graphs: copy.deepcopy(graphs))
-            for quantization in ("none", "int8") if has_codec else ("none",):
-                folder = root / f"{name}-{quantization}"
-                export_model(model, processor, folder, quantization, voices=root / f"{name}-checkpoint")
-                found[f"{name}-{quantization}"] = (model, folder)
+        for quantization in ("none", "int8") if has_codec else ("none",):
+            folder = root / f"{name}-{quantization}"
+            voices = root / f"{name}-checkpoint"
+            write_model(copy.deepcopy(graphs), model, processor, folder, quantization, voices)
+            found[f"{name}-{quantization}"] = (model, folder)
     return found
 
 

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         player = find_stream_player() if options.play else None
     from_stdin = options.stream and options.text == "-"
     texts = collect_sentences(read_fragments()) if from_stdin else [read_text(options.text)]
-    model = SmallEOnnxModel.from_pretrained(options.model)
+    model = SmallEOnnxModel.from_pretrained(options.model, options.threads)
     processor = SmallEOnnxProcessor.from_pretrained(options.model)
     voice = choose_voice(options, model.config.num_codebooks)
     started, rate = time.perf_counter(), model.config.sampling_rate

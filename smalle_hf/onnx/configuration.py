@@ -16,7 +16,6 @@ class SmallEOnnxConfig:
 
     Args:
         state_shapes (`list[list[int]]`): Heads, key width and value width of every recurrent state.
-        text_shapes (`list[list[int]]`): Sizes behind batch and tokens of what the text encoder gives.
         prefill_columns (`int`): Columns that the prefill graph takes at once.
         min_codec_frames (`int`): Fewest frames that the codec's graph decodes.
         codec_lookback, codec_lookahead (`int`, *optional*): Frames before and after a frame that its samples depend
@@ -45,7 +44,6 @@ class SmallEOnnxConfig:
     frame_rate: float
     frame_length: int
     state_shapes: list[list[int]]
-    text_shapes: list[list[int]]
     prefill_columns: int
     has_codec: bool
     min_codec_frames: int = 1

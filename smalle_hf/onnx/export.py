@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnxruntime import InferenceSession
 from onnxscript import opset20
 from torch import nn
 from tqdm import tqdm
@@ -32,8 +34,11 @@ from .graphs import (
 from .weights import quantize_weights, save_graphs
 
 OPSET = 20
-EXAMPLE_SIZES = {"batch": 2, "tokens": 7, "frames": 20}
-"""Any sizes but 0 and 1, which the exporter takes for constants."""
+BATCH, NUM_TOKENS, NUM_FRAMES = 2, 7, 20
+"""Sizes of the examples: any but 0 and 1, which the exporter takes for constants."""
+
+MAX_DIFFERENCE = 1e-3
+"""Of what a graph computes, as a share of the largest value: far above rounding, far below any mistake."""
 
 MIN_CODEC_FRAMES = 16
 """EnCodec mirrors the beginning of an utterance, and cannot if there is less of it than a convolution is wide."""
@@ -75,18 +80,35 @@ def export_model(
         FileExistsError: The folder holds something.
         ValueError: The quantisation is unknown, or torch cannot export the codec.
     """
+    check_export(folder, quantization)
+    processor.check_model(model.config)
+    return write_model(export_graphs(model.eval()), model, processor, folder, quantization, voices)
+
+
+def check_export(folder: str | os.PathLike[str], quantization: str) -> None:
+    """Refuses what cannot be written, before anything is computed; see [`export_model`]."""
     folder = Path(folder)
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"Unknown quantisation {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already: remove it, or name another folder.")
-    processor.check_model(model.config)
+
+
+def write_model(
+    graphs: dict[str, onnx.ModelProto],
+    model: SmallEForSpeechGeneration,
+    processor: SmallEProcessor,
+    folder: str | os.PathLike[str],
+    quantization: str,
+    voices: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Writes graphs from [`export_graphs`], which are used up by it; other arguments as [`export_model`]."""
+    check_export(folder, quantization)
+    folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         target = Path(temporary) / "model"
         target.mkdir()
-        model.eval()
-        graphs = export_graphs(model)
         if quantization == "int8":
             graphs = {
                 name: graph if name == "codec_decoder" else quantize_weights(graph) for name, graph in graphs.items()
@@ -109,44 +131,42 @@ def export_model(
 
 def export_graphs(model: SmallEForSpeechGeneration) -> dict[str, onnx.ModelProto]:
     """The graphs of a model in float32 by their names, see `graphs.py`."""
-    sizes = EXAMPLE_SIZES
+    jobs = graph_jobs(model)
+    progress = tqdm(jobs.items(), desc="exporting", unit="graph", file=sys.stderr, disable=None, leave=False)
+    return {name: export_graph(name, *job) for name, job in progress}
+
+
+Job = tuple[nn.Module, dict[str, torch.Tensor], list[str]]
+
+
+def graph_jobs(model: SmallEForSpeechGeneration) -> dict[str, Job]:
+    """What is to be exported, by the names of the graphs: module, examples of its inputs, names of its outputs."""
+    config, generator = model.config, torch.Generator().manual_seed(0)
+
+    def random_ids(size: int, *shape: int) -> torch.Tensor:
+        return torch.randint(size, (BATCH, *shape), generator=generator)
+
+    text_encoder, text_mask = TextEncoderGraph(model), torch.ones(BATCH, NUM_TOKENS, dtype=torch.long)
+    text_mask[-1, -2:] = 0
+    inputs = {"input_ids": random_ids(config.vocab_size, NUM_TOKENS), "attention_mask": text_mask}
     with torch.no_grad():
-        ids = torch.ones(sizes["batch"], sizes["tokens"], dtype=torch.long)
-        text = TextEncoderGraph(model)(ids, ids)
-    jobs: dict[str, tuple[nn.Module, dict[str, Any], list[str]]] = {
-        "text_encoder": (
-            TextEncoderGraph(model),
-            {"input_ids": ids, "attention_mask": ids},
-            [f"text_{index}" for index in range(len(text))],
-        )
-    }
-    shapes = state_shapes(model.config)
-    states = [torch.zeros(sizes["batch"], *shape) for shape in shapes]
-    decoder = {
-        "frame_index": torch.zeros(sizes["batch"], dtype=torch.long),
-        "attention_mask": ids,
-        **{f"text_{index}": tensor for index, tensor in enumerate(text)},
-        **{f"state_{index}": tensor for index, tensor in enumerate(states)},
-    }
+        text = text_encoder(**inputs)
+    jobs: dict[str, Job] = {"text_encoder": (text_encoder, inputs, [f"text_{index}" for index in range(len(text))])}
+    states = [torch.randn(BATCH, *shape, generator=generator) for shape in state_shapes(config)]
+    columns = random_ids(config.audio_vocab_size, PREFILL_COLUMNS, config.num_codebooks)
+    audio_mask = torch.ones(BATCH, PREFILL_COLUMNS, dtype=torch.long)
+    audio_mask[-1, -20:] = 0
+    more = {"frame_index": random_ids(100), "attention_mask": text_mask}
+    more |= {f"text_{index}": tensor for index, tensor in enumerate(text)}
+    more |= {f"state_{index}": tensor for index, tensor in enumerate(states)}
     new_states = [f"new_state_{index}" for index in range(len(states))]
-    columns = torch.ones(sizes["batch"], PREFILL_COLUMNS, model.config.num_codebooks, dtype=torch.long)
-    jobs["decoder_step"] = (
-        DecoderStepGraph(model, len(text)),
-        {"audio_ids": columns[:, 0], **decoder},
-        ["logits", "alignment", *new_states],
-    )
-    jobs["decoder_prefill"] = (
-        DecoderPrefillGraph(model, len(text)),
-        {"audio_ids": columns, "audio_mask": columns[..., 0], **decoder},
-        new_states,
-    )
+    step, prefill = DecoderStepGraph(model, len(text)), DecoderPrefillGraph(model, len(text))
+    jobs["decoder_step"] = (step, {"audio_ids": columns[:, 0], **more}, ["logits", "alignment", *new_states])
+    jobs["decoder_prefill"] = (prefill, {"audio_ids": columns, "audio_mask": audio_mask, **more}, new_states)
     if model.codec_model is not None:
-        codes = torch.ones(sizes["batch"], model.config.num_codebooks, sizes["frames"], dtype=torch.long)
+        codes = random_ids(config.codebook_size, config.num_codebooks, NUM_FRAMES)
         jobs["codec_decoder"] = (codec_graph(model.codec_model), {"audio_codes": codes}, ["audio"])
-    graphs = {}
-    for name, (module, inputs, outputs) in tqdm(jobs.items(), desc="exporting", unit="graph", disable=None):
-        graphs[name] = export_graph(name, module, inputs, outputs)
-    return graphs
+    return jobs
 
 
 DYNAMIC_AXES = {
@@ -158,8 +178,8 @@ DYNAMIC_AXES = {
 """Dimensions of the inputs that may have any size; of all others, the first one."""
 
 
-def export_graph(name: str, module: nn.Module, inputs: dict[str, Any], outputs: list[str]) -> onnx.ModelProto:
-    """One graph.
+def export_graph(name: str, module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str]) -> onnx.ModelProto:
+    """One graph, which is known to compute what the module computes of the examples.
 
     Args:
         name (`str`): Its name, for messages.
@@ -168,22 +188,22 @@ def export_graph(name: str, module: nn.Module, inputs: dict[str, Any], outputs: 
         outputs (`list[str]`): Names of its outputs.
 
     Raises:
-        ValueError: torch cannot export the module.
+        ValueError: This version of torch cannot export the module, or does it wrongly.
     """
-    named = [key for key in inputs if not key.startswith(("text_", "state_"))]
-    packed = [key for key in inputs if key not in named]
+    packed = [key for key in inputs if key.startswith(("text_", "state_"))]
     axes = {key: DYNAMIC_AXES.get(key.rpartition("_")[0] if key in packed else key, {0: "batch"}) for key in inputs}
     # Copies: the exporter takes one tensor that is given twice for one input.
-    inputs = {key: tensor.clone() for key, tensor in inputs.items()}
-    arguments: list[Any] = [inputs[key] for key in named]
-    dynamic: list[Any] = [axes[key] for key in named]
+    arguments: list[Any] = [tensor.clone() for key, tensor in inputs.items() if key not in packed]
+    dynamic: list[Any] = [axes[key] for key in inputs if key not in packed]
     if packed:
-        arguments.append(tuple(inputs[key] for key in packed))
+        arguments.append(tuple(inputs[key].clone() for key in packed))
         dynamic.append(tuple(axes[key] for key in packed))
+    with torch.no_grad():
+        expected = module.eval()(*arguments)
     try:
         with _silence():
             program = torch.onnx.export(
-                module.eval(),
+                module,
                 tuple(arguments),
                 dynamo=True,
                 dynamic_shapes=tuple(dynamic),
@@ -195,10 +215,29 @@ def export_graph(name: str, module: nn.Module, inputs: dict[str, Any], outputs: 
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"torch {torch.__version__} cannot export {name} ({reason}).") from error
-    if program is None:
-        raise ValueError(f"torch {torch.__version__} cannot export {name}.")
-    return program.model_proto
+        raise ValueError(f"torch {torch.__version__} cannot export the {name} ({reason}).") from error
+    graph = program.model_proto if program is not None else onnx.ModelProto()
+    check_graph(name, graph, inputs, [expected] if isinstance(expected, torch.Tensor) else list(expected))
+    return graph
+
+
+def check_graph(
+    name: str, graph: onnx.ModelProto, inputs: dict[str, torch.Tensor], expected: list[torch.Tensor]
+) -> None:
+    """Refuses a graph that computes something else than the module that it was made of.
+
+    Raises:
+        ValueError: An output differs by more than rounding does.
+    """
+    session = InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {key: tensor.numpy() for key, tensor in inputs.items()})
+    for output, tensor, array in zip(session.get_outputs(), expected, found, strict=True):
+        difference = (tensor - torch.from_numpy(array)).abs().max()
+        if not difference <= MAX_DIFFERENCE * tensor.abs().max():
+            raise ValueError(
+                f"torch {torch.__version__} exports the {name} wrongly, for its {output.name} differs by "
+                f"{difference:.2g}: use another version."
+            )
 
 
 def log_sigmoid(x: Any) -> Any:
@@ -232,14 +271,10 @@ def describe_model(
     if isinstance(codec, SmallCodecConfig):
         lookback, lookahead = codec_context(codec)
     generation = model.generation_config.to_dict()
-    ids = torch.ones(1, 2, dtype=torch.long)
-    with torch.no_grad():
-        text = TextEncoderGraph(model)(ids, ids)
     return SmallEOnnxConfig(
         **{name: getattr(config, name) for name in same},
         frame_length=config.frame_length,
         state_shapes=[list(shape) for shape in state_shapes(config)],
-        text_shapes=[list(tensor.shape[2:]) for tensor in text],
         prefill_columns=PREFILL_COLUMNS,
         has_codec=model.codec_model is not None,
         min_codec_frames=1 if codec is None or lookback is not None else MIN_CODEC_FRAMES,
@@ -264,4 +299,13 @@ def codec_context(config: SmallCodecConfig) -> tuple[int, int]:
     return sum(reach - lookahead for lookahead in lookaheads) + windows, config.lookahead_frames
 
 
-__all__ = ["QUANTIZATIONS", "codec_context", "describe_model", "export_graph", "export_graphs", "export_model"]
+__all__ = [
+    "QUANTIZATIONS",
+    "check_graph",
+    "codec_context",
+    "describe_model",
+    "export_graph",
+    "export_graphs",
+    "export_model",
+    "write_model",
+]

@@ -24,9 +24,9 @@ ALIGNMENT = 64
 def quantize_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Puts the weights of the matrix products into 8 bits, with a scale for every 128 weights of an output.
 
-    The products run on 8-bit integers. Every row of activations gets scales of its own as it comes: a row of a batch
-    gives what it gives alone, which a scale for the whole tensor (`quantize_dynamic`) would not grant. Weights and
-    activations are symmetric, so that sums of products of bytes do not saturate on processors without VNNI.
+    The products run on 8-bit integers. Every row of activations gets scales of its own as it comes: up to rounding, a
+    row of a batch gives what it gives alone, which a scale for the whole tensor (`quantize_dynamic`) would not grant.
+    Weights and activations are symmetric, so that sums of products of bytes do not saturate without VNNI.
 
     Args:
         graph (`onnx.ModelProto`): A graph in float32.
