@@ -1,12 +1,12 @@
 """Cost of a frame by the length of the utterance, against the decoder-only baseline of equal size.
 
     python examples/benchmarks/linear_cost.py
-    python examples/benchmarks/linear_cost.py --phases training --lengths 1024 16384 --models Small-E
-    python examples/benchmarks/linear_cost.py --phases memory --preset tiny --threads 1
+    python examples/benchmarks/linear_cost.py --phases training --lengths 1024 16384 --models Small-E --repeats 1
+    python examples/benchmarks/linear_cost.py --phases memory
     python examples/benchmarks/linear_cost.py --quick
 
 Phases:
-  training    forward and backward of one utterance of so many frames with its text, in microseconds per frame
+  training    forward and backward of utterances of so many frames with their texts, in microseconds per frame
   generation  a frame that is generated after so many others
   memory      peak memory of generating 10 seconds and 10 minutes, as a stream of audio or as all codes at once
 
@@ -37,6 +37,7 @@ from torch import nn
 
 from smalle_hf import SmallCodecConfig, SmallECache, SmallEConfig, SmallEForSpeechGeneration
 from smalle_hf.configuration_smalle import PRESETS
+from smalle_hf.training.cpu_memory import keep_freed_memory
 
 NAMES = ("Small-E", "decoder-only")
 LENGTHS = {"training": [1024, 2048, 4096, 8192, 16384], "generation": [500, 1000, 2000, 5000, 10_000, 20_000]}
@@ -45,8 +46,15 @@ DURATIONS, QUICK_DURATIONS = (10, 600), (1, 3)
 """Seconds of speech that are generated to look at memory."""
 
 WAYS = ("stream of audio", "codes in one piece")
-CODEC = SmallCodecConfig()
-"""A small decoder: the sizes of model and codec have no part in how memory grows."""
+MINIATURE = SmallEConfig.from_preset(
+    "tiny",
+    hidden_size=32,
+    num_audio_encoder_layers=1,
+    num_audio_decoder_layers=1,
+    codebook_size=512,
+    codec_config=SmallCodecConfig(num_encoder_layers=0, decoder_hidden_size=16, num_decoder_layers=1),
+)
+"""For looking at memory: sizes have no part in how it grows."""
 
 NEW_FRAMES, QUICK_NEW_FRAMES = 40, 5
 """Frames that are generated to time one."""
@@ -59,9 +67,9 @@ def build(preset: str) -> dict[str, Any]:
     return dict(zip(NAMES, models, strict=True))
 
 
-def training_step(model: nn.Module, frames: int, config: SmallEConfig) -> Callable[[], None]:
-    """Forward and backward of one utterance."""
-    text, columns = random_text(frames, config), random_columns(frames + 1, config)
+def training_step(model: nn.Module, frames: int, batch_size: int, config: SmallEConfig) -> Callable[[], None]:
+    """Forward and backward of a batch of utterances of so many frames."""
+    text, columns = random_text(frames, config, batch_size), random_columns(frames + 1, config, batch_size)
 
     def step() -> None:
         model(input_ids=text, decoder_input_ids=columns[:, :-1], labels=columns[:, 1:]).loss.backward()
@@ -71,22 +79,36 @@ def training_step(model: nn.Module, frames: int, config: SmallEConfig) -> Callab
 
 
 def measure_training(options: argparse.Namespace) -> list[Results]:
-    """Microseconds of training per frame at each length."""
+    """Microseconds of training per frame at each length. All steps have as many frames, so their tensors are alike."""
+    keep_freed_memory()  # as training does on a CPU
     models = build(options.preset)
-    keys = [(name, frames) for frames in lengths_of(options, "training") for name in options.models]
     config = models[NAMES[0]].config
-    steps = {f"{name} {frames}": training_step(models[name].train(), frames, config) for name, frames in keys}
-    for step in list(steps.values())[: len(options.models)]:
-        step()  # warms up; the longer ones take too long to be run in vain
+    lengths = lengths_of(options, "training")
+    per_step = options.frames_per_step or lengths[-1]
+    # The longest first: what it frees, the others take again.
+    keys = [(name, frames) for frames in reversed(lengths) for name in options.models]
+    steps = {
+        f"{name} {frames}": training_step(models[name].train(), frames, max(per_step // frames, 1), config)
+        for name, frames in keys
+    }
+    for name in options.models:  # a short step of each warms up; long ones take too long to be run in vain
+        training_step(models[name], lengths[0], 1, config)()
     times = alternate(steps, options.repeats, warm_ups=0)
     return [
-        {"model": name, "frames": frames, "microseconds_per_frame": 1e6 * seconds / frames}
+        {
+            "model": name,
+            "frames": frames,
+            "frames_per_step": max(per_step // frames, 1) * frames,
+            "microseconds_per_frame": 1e6 * seconds / (max(per_step // frames, 1) * frames),
+        }
         for (name, frames), seconds in zip(keys, medians(times).values(), strict=True)
     ]
 
 
 def judge_training(rows: Sequence[Results]) -> list[Target]:
-    """The longest utterance against the shortest one."""
+    """The longest utterance against the shortest one in steps of as many frames."""
+    most = max(row["frames_per_step"] for row in rows)
+    rows = [row for row in rows if row["frames_per_step"] == most]
     return growth(rows, "microseconds_per_frame", "training cost of a frame", 1.15)
 
 
@@ -183,7 +205,7 @@ def measure_memory(options: argparse.Namespace) -> list[Results]:
     for way in WAYS:
         for duration in QUICK_DURATIONS if options.quick else DURATIONS:
             receiver, sender = context.Pipe(duplex=False)
-            child = context.Process(target=send_peak_memory, args=(sender, options.preset, way, duration))
+            child = context.Process(target=send_peak_memory, args=(sender, way, duration))
             child.start()
             sender.close()
             rows.append(receiver.recv())
@@ -202,10 +224,10 @@ def judge_memory(rows: Sequence[Results]) -> list[Target]:
 
 
 @torch.no_grad()
-def send_peak_memory(sender: Any, preset: str, way: str, duration: int) -> None:
+def send_peak_memory(sender: Any, way: str, duration: int) -> None:
     """Generates so many seconds and sends the most memory that this process had meanwhile."""
     torch.set_num_threads(1)
-    model = SmallEForSpeechGeneration(SmallEConfig.from_preset(preset, codebook_size=512, codec_config=CODEC)).eval()
+    model = SmallEForSpeechGeneration(MINIATURE).eval()
     text = random_text(500, model.config)
 
     def generate(frames: int) -> None:
@@ -253,15 +275,18 @@ def draw(figure: Any, phases: Results) -> None:
         ("generation", "milliseconds_per_frame", "generation, ms per frame"),
         ("generation", "cache_mib", "remembered, MiB"),
     ]
-    for axes, (phase, quantity, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        rows = phases.get(phase, {}).get("rows", [])
-        for name in NAMES:
-            mine = sorted((row for row in rows if row["model"] == name), key=lambda row: row["frames"])
-            axes.plot([row["frames"] for row in mine], [row[quantity] for row in mine], "o-", label=name)
+    for axes, (phase, quantity, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        lines: dict[str, list[Results]] = {}
+        for row in sorted(phases.get(phase, {}).get("rows", []), key=lambda row: row["frames"]):
+            size = f", {row['frames_per_step']:,} frames a step" if "frames_per_step" in row else ""
+            lines.setdefault(row["model"] + size, []).append(row)
+        for label, rows in sorted(lines.items(), reverse=True):
+            axes.plot([row["frames"] for row in rows], [row[quantity] for row in rows], "o-", label=label)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("frames")
-        axes.set_title(label, fontsize="medium")
-        axes.legend(fontsize="small")
+        axes.set_title(title, fontsize="medium")
+        if lines:
+            axes.legend(fontsize="small")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -275,21 +300,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         __doc__ or "",
         list(phases),
         arguments,
-        ("--preset", {"choices": sorted(PRESETS), "help": "(default: small-e-64m, memory: tiny)"}),
+        ("--preset", {"choices": sorted(PRESETS), "help": "(default: small-e-64m)"}),
         ("--models", {"nargs": "+", "choices": NAMES, "default": list(NAMES), "help": "(default: both)"}),
+        ("--frames-per-step", {"type": int, "help": "of a training batch (default: the longest utterance)"}),
         ("--lengths", {"nargs": "+", "type": int, "help": "in frames; for training and generation"}),
     )
     options.repeats = options.repeats or (1 if options.quick else 3)
-    given = options.preset
+    options.preset = options.preset or ("tiny" if options.quick else "small-e-64m")
+    parameters = {name: num_parameters([model]) for name, model in build(options.preset).items()}
     for phase in options.phases:
-        options.preset = given or ("tiny" if options.quick or phase == "memory" else "small-e-64m")
         measure, judge = phases[phase]
-        parameters = {name: num_parameters([model]) for name, model in build(options.preset).items()}
         for threads in options.threads:
             torch.set_num_threads(threads)
             rows = measure(options)
-            print_rows(f"{phase}, {options.preset}, {threads} threads", rows)
-            settings = {"preset": options.preset, "parameters": parameters, "threads": threads}
+            print_rows(f"{phase}, {threads} threads", rows)
+            settings: Results = {"preset": options.preset, "parameters": parameters, "threads": threads}
+            settings = {} if phase == "memory" else settings
             report(options.output, "linear_cost", phase, settings, rows, judge, draw)
     return 0
 
