@@ -65,8 +65,9 @@ def test_memory_of_generations(load, tmp_path):
 
 
 def test_lengths_measured_in_two_goes_are_put_together(load, tmp_path):
+    options = ["--phases", "training", "--models", "Small-E", "--frames-per-step", "64", "--lengths"]
     for length in ("64", "32"):
-        phases = run(load, "linear_cost", tmp_path, "--phases", "training", "--models", "Small-E", "--lengths", length, *per_step)
+        phases = run(load, "linear_cost", tmp_path, *options, length)
     assert [row["frames"] for row in phases["training"]["rows"]] == [64, 32]
     assert phases["training"]["targets"][0]["name"].endswith("at 64 frames over that at 32")
     assert {row["frames_per_step"] for row in phases["training"]["rows"]} == {64}
