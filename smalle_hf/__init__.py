@@ -11,6 +11,7 @@ from .auto_registration import register_when_imported
 
 if TYPE_CHECKING:
     from .cache_smalle import SmallECache
+    from .codecs import codec_path
     from .configuration_small_codec import SmallCodecConfig
     from .configuration_smalle import SmallEConfig
     from .delay_pattern import apply_delay, revert_delay
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .outputs_smalle import SmallEAudioChunk, SmallEGenerateOutput, SmallEModelOutput, SmallEOutput
     from .processing_smalle import SmallEProcessor
     from .streaming_smalle import AudioStreamer
+    from .voices import voice_path
 
 __version__ = "0.1.0"
 
@@ -39,8 +41,10 @@ _MODULES = {
     "SpeechChunk": "long_form",
     "SpokenWord": "long_form",
     "apply_delay": "delay_pattern",
+    "codec_path": "codecs",
     "revert_delay": "delay_pattern",
     "stream_speech": "long_form",
+    "voice_path": "voices",
 }
 """Where the public names come from."""
 
@@ -75,6 +79,8 @@ __all__ = [
     "SpeechChunk",
     "SpokenWord",
     "apply_delay",
+    "codec_path",
     "revert_delay",
     "stream_speech",
+    "voice_path",
 ]

@@ -54,18 +54,21 @@ def package(
         for name, row in voices.items():
             codes = torch.as_tensor(row["codes"].reshape(-1, row["num_codebooks"]).astype("int64"))
             save_voice(folder, name, codes, row["text"], {"speaker": row["speaker"] or "unknown"})
+        for path in folder.rglob("*.safetensors"):
+            path.chmod(0o644)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder, out)
         out.chmod(0o755)
 
 
 def clean(path: Path) -> None:
-    """Takes out of a JSON file what points to code in the folder; weights are computed in single precision."""
+    """Takes out of a JSON file what points to code or to another folder; weights are computed in single precision."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    content.pop("auto_map", None)
-    if path.name == "config.json":
-        content["dtype"] = "float32"
-        (content.get("codec_config") or {}).pop("auto_map", None)
+    for part in (content, content.get("codec_config") or {}):
+        for name in ("auto_map", "_name_or_path"):
+            part.pop(name, None)
+        if "dtype" in part:
+            part["dtype"] = "float32"
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
