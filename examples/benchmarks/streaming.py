@@ -43,7 +43,7 @@ WHOLE = "whole"
 def build(options: Any) -> tuple[SmallEForSpeechGeneration, SmallEProcessor, dict[str, Any]]:
     """Model, processor and voice prompt."""
     if options.model is not None:
-        model = SmallEForSpeechGeneration.from_pretrained(options.model).eval()
+        model = SmallEForSpeechGeneration.from_pretrained(options.model, dtype=torch.float32).eval()
         voices = list_voices(options.model)
         voice = dict(load_voice(options.model, voices[0])) if voices else {}
         return model, SmallEProcessor.from_pretrained(options.model), voice
