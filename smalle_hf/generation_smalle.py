@@ -272,20 +272,35 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
         cache: SmallECache | None = model_kwargs.get("past_key_values")
         rows = self._start_rows(input_ids, model_kwargs, frame_limits, prompt_ids, generation_config)
         is_continued = cache is not None and cache.last_ids is not None
-        needs_alignments = generation_config.return_alignments or generation_config.num_candidates > 1
         # What the first frames need from before: their leading codebooks and alignments, if this is a continuation.
-        ids = [rows.history if is_continued else rows.history[:, -1:]]
-        alignments = [rows.alignments] if is_continued else []
-        num_before, scores, logits = ids[0].shape[1], [], []
+        ids_before = rows.history if is_continued else rows.history[:, -1:]
+        alignments_before = rows.alignments if is_continued else None
         columns = self._columns(
             input_ids, rows, logits_processor, stopping_criteria, generation_config, synced_gpus, model_kwargs
         )
-        if generation_config.streaming is not None:
-            before = alignments[0] if alignments else None
-            assembler = AudioAssembler(self.config, rows, ids[0], before, generation_config.streaming)
-            if generation_config.streaming.streamer is None:
+        streaming = generation_config.streaming
+        if streaming is not None:
+            assembler = AudioAssembler(self.config, rows, ids_before, alignments_before, streaming)
+            if streaming.streamer is None:
                 return self._yield_chunks(columns, assembler, cache, generation_config)
             columns = assembler.play(columns, cache)
+        goes_on = is_continued or input_ids.shape[1] > 1
+        return self._collect(columns, rows, ids_before, alignments_before, goes_on, generation_config, model_kwargs)
+
+    def _collect(
+        self,
+        columns: Iterator[SmallEColumn],
+        rows: DelayedRows,
+        ids_before: torch.Tensor,
+        alignments_before: torch.Tensor | None,
+        goes_on: bool,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+    ) -> SmallEGenerateOutput | torch.Tensor | None:
+        """What `generate` returns of the columns."""
+        needs_alignments = generation_config.return_alignments or generation_config.num_candidates > 1
+        ids, scores, logits = [ids_before], [], []
+        alignments = [] if alignments_before is None else [alignments_before]
         for column in columns:
             ids.append(column.ids[:, None])
             if needs_alignments:
@@ -294,6 +309,7 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
                 scores.append(column.scores)
             if generation_config.output_logits:
                 logits.append(column.logits)
+        cache: SmallECache | None = model_kwargs.get("past_key_values")
         rows.save_to(cache)
 
         lengths = rows.lengths()
@@ -304,7 +320,7 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
             sequences=codes * is_frame[..., None],
             sequence_lengths=lengths,
             is_finished=rows.is_finished,
-            delayed_ids=delayed_ids[:, num_before:],
+            delayed_ids=delayed_ids[:, ids_before.shape[1] :],
             scores=tuple(scores) if generation_config.output_scores else None,
             logits=tuple(logits) if generation_config.output_logits else None,
             past_key_values=cache,
@@ -312,8 +328,7 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
         if needs_alignments:
             aligned = torch.cat(alignments or [rows.alignments], dim=1)[:, : is_frame.shape[1]]
             output.alignments = aligned * is_frame[..., None]
-        text_mask, goes_on = model_kwargs.get("attention_mask"), is_continued or input_ids.shape[1] > 1
-        output, limits = keep_best(output, rows.limits, text_mask, goes_on, generation_config)
+        output, limits = keep_best(output, rows.limits, model_kwargs.get("attention_mask"), goes_on, generation_config)
         self._report_limit(output.is_finished, output.sequence_lengths, limits, generation_config)
         if generation_config.output_audio:
             output.audio = self.decode_audio(output.sequences, output.sequence_lengths)
