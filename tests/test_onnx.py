@@ -17,8 +17,9 @@ from core_models import lively_model, random_codes, random_text, small_config
 from transformers import EncodecConfig, EncodecModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
-pytest.importorskip("onnxscript", reason="needs the exporter: pip install onnx onnxscript")
+onnx = pytest.importorskip("onnx", reason="needs ONNX: pip install onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+pytest.importorskip("onnxscript", reason="needs the exporter: pip install onnxscript")
 
 import smalle_cli
 from smalle_hf import SmallCodecConfig, SmallEForSpeechGeneration, SmallEProcessor
@@ -35,8 +36,7 @@ PROMPT_FRAMES = [70, 9]  # one longer than a chunk of the prefill, one shorter
 
 
 def exported_model(cross_attention: str, has_codec: bool) -> SmallEForSpeechGeneration:
-    """A model wide enough to be quantised, as few blocks as there can be, and a first codebook that stops now and
-    then."""
+    """A model wide enough to be quantised, with as few blocks as there can be. The one without codec soon stops."""
     sizes = {"hidden_size": 64, "num_audio_encoder_layers": 1, "num_audio_decoder_layers": 1}
     codec = SmallCodecConfig(
         sampling_rate=RATE,
@@ -61,8 +61,9 @@ def exported_model(cross_attention: str, has_codec: bool) -> SmallEForSpeechGene
         **sizes,
     )
     model = lively_model(config)
-    with torch.no_grad():
-        model.lm_heads.weight[config.audio_eos_token_id] *= 2.0
+    if not has_codec:
+        with torch.no_grad():
+            model.lm_heads.weight[config.audio_eos_token_id] *= 2.0
     return model
 
 
@@ -79,10 +80,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SmallEFo
         model.save_pretrained(root / f"{name}-checkpoint")
         processor.save_pretrained(root / f"{name}-checkpoint")
         save_voice(root / f"{name}-checkpoint", "ann", random_codes(model.config, 9)[0], "hi")
+        (root / f"{name}-checkpoint" / "README.md").write_text("# A card\n")
         for quantization in ("none", "int8") if has_codec else ("none",):
             folder = root / f"{name}-{quantization}"
-            voices = root / f"{name}-checkpoint"
-            write_model(copy.deepcopy(graphs), model, processor, folder, quantization, voices)
+            write_model(copy.deepcopy(graphs), model, processor, folder, quantization, root / f"{name}-checkpoint")
             found[f"{name}-{quantization}"] = (model, folder)
     return found
 
@@ -175,9 +176,10 @@ def test_streamed_audio_is_the_whole_audio(
     model: SmallEOnnxModel, processor: SmallEOnnxProcessor, chunk_ms: float
 ) -> None:
     inputs = processor("one two three four five", random_codes_array(model), "hi")
-    expected = processor.batch_decode(model.generate(**inputs, seed=2, max_new_tokens=60))[0]
-    chunks = list(model.stream(**inputs, seed=2, max_new_tokens=60, chunk_ms=chunk_ms))
-    assert len(expected) > 20 * model.config.frame_length
+    whole = (model.generate(**inputs, seed=seed, max_new_tokens=60) for seed in range(100))
+    seed, output = next((seed, output) for seed, output in enumerate(whole) if output.sequence_lengths[0] > 25)
+    expected = processor.batch_decode(output)[0]
+    chunks = list(model.stream(**inputs, seed=seed, max_new_tokens=60, chunk_ms=chunk_ms))
     np.testing.assert_allclose(np.concatenate(chunks), expected, atol=1e-4)
     if chunk_ms == 5:
         assert max(map(len, chunks[:-1])) == model.config.frame_length
@@ -200,7 +202,7 @@ def test_eight_bits_are_near_and_smaller(models: dict[str, Any]) -> None:
     difference = np.abs(logits["paca-int8"] - logits["paca-none"]).mean()
     assert 0 < difference < 0.05 * np.abs(logits["paca-none"]).mean()
     sizes = {name: (models[name][1] / "weights.bin").stat().st_size for name in logits}
-    assert sizes["paca-int8"] < 0.5 * sizes["paca-none"]
+    assert sizes["paca-int8"] < 0.6 * sizes["paca-none"]
 
 
 @pytest.mark.slow
@@ -242,21 +244,17 @@ def test_command_exports_and_refuses_what_is_there(
     models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     checkpoint, folder = models["paca-none"][1].parent / "paca-checkpoint", models["paca-none"][1]
-    graphs = {path.stem: load_graph(path) for path in folder.glob("*.onnx")}
+    names = ("text_encoder", "decoder_step", "decoder_prefill", "codec_decoder")
+    graphs = {name: onnx.load(folder / f"{name}.onnx") for name in names}
     monkeypatch.setattr(export_module, "export_graphs", lambda _: graphs)
     out = tmp_path / "out"
     assert smalle_cli.main(["export", str(checkpoint), str(out), "--quantize", "none"]) == 0
     assert (out / "weights.bin").read_bytes() == (folder / "weights.bin").read_bytes()
     assert (out / "voices" / "ann.safetensors").is_file()
+    assert (out / "README.md").read_text() == "# A card\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert smalle_cli.main(["export", str(checkpoint), str(out)]) == 1
     assert "is there already" in capsys.readouterr().err
-
-
-def load_graph(path: Path) -> Any:
-    import onnx
-
-    return onnx.load(path)
 
 
 @pytest.mark.slow
@@ -349,8 +347,6 @@ def test_codes_without_a_codec(models: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_encodec_is_exported_with_its_lstm() -> None:
-    import onnxruntime
-
     torch.manual_seed(0)
     config = EncodecConfig(
         num_filters=2, hidden_size=8, codebook_dim=8, codebook_size=32, num_lstm_layers=2, target_bandwidths=[6.0]
@@ -384,9 +380,9 @@ def test_samples_follow_the_distribution_of_the_warpers(sampling: Sampling) -> N
         warpers.append(TopPLogitsWarper(sampling.top_p))
     for warper in warpers:
         wanted = warper(None, wanted)
-    generator = [np.random.default_rng(1)]
-    count = 20_000
-    drawn = np.stack([choose_ids(scores(), sampling, generator)[0] for _ in range(count)])
+    count = 5000
+    generators = [np.random.default_rng(seed) for seed in range(count)]
+    drawn = choose_ids(np.repeat(scores(), count, axis=0), sampling, generators)
     shares = np.stack([np.bincount(column, minlength=12) / count for column in drawn.T])
     expected = wanted.softmax(dim=-1).numpy()
     assert not shares[expected == 0].any()

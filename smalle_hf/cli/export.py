@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(options.model, "CHECKPOINT")
     model, processor = load_speaker(checkpoint, "cpu")
-    folder = export_model(model, processor, options.output, options.quantize, voices=checkpoint)
+    folder = export_model(model, processor, options.output, options.quantize, checkpoint)
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB", file=sys.stderr)
     return 0

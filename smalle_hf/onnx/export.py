@@ -43,6 +43,7 @@ MAX_DIFFERENCE = 1e-3
 MIN_CODEC_FRAMES = 16
 """EnCodec mirrors the beginning of an utterance, and cannot if there is less of it than a convolution is wide."""
 
+CARD_NAME = "README.md"
 QUANTIZATIONS = ("int8", "none")
 GENERATION_DEFAULTS = (
     "do_sample",
@@ -60,7 +61,7 @@ def export_model(
     processor: SmallEProcessor,
     folder: str | os.PathLike[str],
     quantization: str = "int8",
-    voices: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Writes a model as ONNX graphs.
 
@@ -71,7 +72,7 @@ def export_model(
             temporary name and renamed.
         quantization (`str`, defaults to `"int8"`): `"int8"` keeps the weights of matrix products in 8 bits; `"none"`
             keeps everything in float32. The codec always stays in float32.
-        voices (`str` or `os.PathLike`, *optional*): Folder of a checkpoint whose voices are copied.
+        checkpoint (`str` or `os.PathLike`, *optional*): Folder of the model, whose card and voices are copied.
 
     Returns:
         `Path`: The folder.
@@ -82,7 +83,7 @@ def export_model(
     """
     check_export(folder, quantization)
     processor.check_model(model.config)
-    return write_model(export_graphs(model.eval()), model, processor, folder, quantization, voices)
+    return write_model(export_graphs(model.eval()), model, processor, folder, quantization, checkpoint)
 
 
 def check_export(folder: str | os.PathLike[str], quantization: str) -> None:
@@ -100,7 +101,7 @@ def write_model(
     processor: SmallEProcessor,
     folder: str | os.PathLike[str],
     quantization: str,
-    voices: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Writes graphs from [`export_graphs`], which are used up by it; other arguments as [`export_model`]."""
     check_export(folder, quantization)
@@ -120,13 +121,21 @@ def write_model(
         processor.save_pretrained(target)
         for path in target.glob("*.py"):  # the code of the torch model, which is not here
             path.unlink()
-        if voices is not None and (Path(voices) / VOICES_FOLDER).is_dir():
-            shutil.copytree(Path(voices) / VOICES_FOLDER, target / VOICES_FOLDER)
+        if checkpoint is not None:
+            copy_extras(Path(checkpoint), target)
         if folder.exists():
             folder.rmdir()
         os.chmod(target, 0o755)
         os.replace(target, folder)
     return folder
+
+
+def copy_extras(checkpoint: Path, target: Path) -> None:
+    """Copies card and voices of a checkpoint, those that there are."""
+    if (checkpoint / CARD_NAME).is_file():
+        shutil.copyfile(checkpoint / CARD_NAME, target / CARD_NAME)
+    if (checkpoint / VOICES_FOLDER).is_dir():
+        shutil.copytree(checkpoint / VOICES_FOLDER, target / VOICES_FOLDER)
 
 
 def export_graphs(model: SmallEForSpeechGeneration) -> dict[str, onnx.ModelProto]:
