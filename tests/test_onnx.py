@@ -17,9 +17,12 @@ from core_models import lively_model, random_codes, random_text, small_config
 from transformers import EncodecConfig, EncodecModel
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-onnx = pytest.importorskip("onnx", reason="needs ONNX: pip install onnx")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
+pytest.importorskip("onnx", reason="needs ONNX: pip install onnx")
+pytest.importorskip("onnxruntime", reason="needs ONNX Runtime: pip install onnxruntime")
 pytest.importorskip("onnxscript", reason="needs the exporter: pip install onnxscript")
+
+import onnx
+import onnxruntime
 
 import smalle_cli
 from smalle_hf import SmallCodecConfig, SmallEForSpeechGeneration, SmallEProcessor
