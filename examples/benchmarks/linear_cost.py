@@ -97,6 +97,7 @@ def measure_training(options: argparse.Namespace) -> list[Results]:
     return [
         {
             "model": name,
+            "parameters": num_parameters([models[name]]),
             "frames": frames,
             "frames_per_step": max(per_step // frames, 1) * frames,
             "microseconds_per_frame": 1e6 * seconds / (max(per_step // frames, 1) * frames),
@@ -176,7 +177,8 @@ class Prompt:
 def measure_generation(options: argparse.Namespace) -> list[Results]:
     """Milliseconds of a generated frame, and bytes that are remembered, after so many frames."""
     frames = lengths_of(options, "generation")
-    prompt = Prompt(build(options.preset), frames, QUICK_NEW_FRAMES if options.quick else NEW_FRAMES)
+    models = build(options.preset)
+    prompt = Prompt(models, frames, QUICK_NEW_FRAMES if options.quick else NEW_FRAMES)
     continuations = dict(zip(NAMES, (prompt.continue_ours, prompt.continue_baseline), strict=True))
     keys = [(name, count) for count in frames for name in options.models]
     steps = {f"{name} {count}": (lambda name=name, count=count: continuations[name](count)) for name, count in keys}
@@ -184,6 +186,7 @@ def measure_generation(options: argparse.Namespace) -> list[Results]:
     return [
         {
             "model": name,
+            "parameters": num_parameters([models[name]]),
             "frames": count,
             "milliseconds_per_frame": 1e3 * seconds / prompt.num_columns,
             "cache_mib": prompt.nbytes(name, count) / 2**20,
@@ -307,15 +310,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options.repeats = options.repeats or (1 if options.quick else 3)
     options.preset = options.preset or ("tiny" if options.quick else "small-e-64m")
-    parameters = {name: num_parameters([model]) for name, model in build(options.preset).items()}
     for phase in options.phases:
         measure, judge = phases[phase]
         for threads in options.threads:
             torch.set_num_threads(threads)
             rows = measure(options)
             print_rows(f"{phase}, {threads} threads", rows)
-            settings: Results = {"preset": options.preset, "parameters": parameters, "threads": threads}
-            settings = {} if phase == "memory" else settings
+            settings = {} if phase == "memory" else {"preset": options.preset, "threads": threads}
             report(options.output, "linear_cost", phase, settings, rows, judge, draw)
     return 0
 
