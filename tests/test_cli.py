@@ -351,13 +351,6 @@ def test_errors_are_one_line_and_exit_with_1(
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_without_a_model_the_voice_of_the_package_speaks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
-) -> None:
-    monkeypatch.setattr(checkpoints, "voice_path", lambda: checkpoint)
-    assert run("speak", "Hello.", "-o", tmp_path / "a.wav", *SHORT) == 0
-
-
 def test_text_that_is_no_utf8(stdin, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     stdin("Grüße".encode("latin-1"))
     assert run("speak", "-", "-o", tmp_path / "a.wav", "--model", checkpoint) == 1
