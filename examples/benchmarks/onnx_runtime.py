@@ -1,0 +1,255 @@
+"""Exported models against the checkpoints that they come from: PyTorch, ONNX in float32, ONNX with weights in 8 bits.
+
+    python examples/benchmarks/onnx_runtime.py
+    python examples/benchmarks/onnx_runtime.py --models demo --threads 1 2 --folder outputs/exported
+    python examples/benchmarks/onnx_runtime.py --quick
+
+Milliseconds of a decoder step and of a whole column (step, sampling, delay pattern), and the real-time factor, from
+text ids to samples. "64M" is the paper's preset with the Vocos decoder at 24 kHz, "demo" has the sizes of the demo
+voice at 16 kHz; weights are random, or those of a checkpoint that takes their place. All run in alternation in one
+process. The phase "exports" has the sizes of the files, and how far logits of the same codes are from PyTorch's.
+
+Writes onnx_runtime.json and, where matplotlib is installed, onnx_runtime.png.
+"""
+
+import argparse
+import copy
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comparison import Results, Target, alternate, medians, parse, report
+from rivals import vocos_config
+
+from smalle_hf import (
+    SmallECache,
+    SmallEConfig,
+    SmallEForSpeechGeneration,
+    SmallEProcessor,
+    apply_delay,
+)
+from smalle_hf.configuration_small_codec import SmallCodecConfig
+from smalle_hf.onnx import SmallEOnnxModel
+
+TORCH, FLOAT, INT8 = "PyTorch", "ONNX float32", "ONNX int8"
+EXPORTS = {FLOAT: "none", INT8: "int8"}
+DEMO_SIZES: dict[str, Any] = {
+    "hidden_size": 192,
+    "num_audio_encoder_layers": 2,
+    "num_audio_decoder_layers": 2,
+    "num_text_encoder_layers": 3,
+    "num_text_encoder_attention_heads": 4,
+    "codebook_size": 512,
+}
+NUM_TOKENS = 60
+COMPARED_FRAMES = 100
+
+
+def configuration(name: str, is_quick: bool) -> SmallEConfig:
+    """Sizes of a model by its name."""
+    if is_quick:
+        return SmallEConfig.from_preset("tiny", codebook_size=512, codec_config=SmallCodecConfig())
+    if name == "demo":
+        return SmallEConfig(**DEMO_SIZES, codec_config=SmallCodecConfig())
+    return SmallEConfig.from_preset("small-e-64m", codec_config=vocos_config())
+
+
+@dataclass
+class Trio:
+    """A model and its exports."""
+
+    model: SmallEForSpeechGeneration
+    folders: dict[str, Path]
+
+    @classmethod
+    def build(cls, name: str, options: argparse.Namespace, root: Path) -> "Trio":
+        """Loads or makes the model, and exports it where no earlier run has."""
+        if options.checkpoint is not None:
+            model = SmallEForSpeechGeneration.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
+            processor = SmallEProcessor.from_pretrained(options.checkpoint)
+        else:
+            model = SmallEForSpeechGeneration(configuration(name, options.quick)).eval()
+            heads = model.lm_heads.weight.data.unflatten(0, (model.config.num_codebooks, -1))
+            heads[:, model.config.audio_eos_token_id] = 0.0  # is never among the best: no utterance ends early
+            processor = SmallEProcessor.from_characters(config=model.config)
+        folders = {system: root / f"{name}-{kind}" for system, kind in EXPORTS.items()}
+        missing = [system for system in EXPORTS if not folders[system].exists()]
+        if missing:
+            export = importlib.import_module("smalle_hf.onnx.export")
+            graphs = export.export_graphs(model)
+            for system in missing:
+                export.write_model(copy.deepcopy(graphs), model, processor, folders[system], EXPORTS[system])
+        return cls(model, folders)
+
+    @property
+    def text(self) -> torch.Tensor:
+        """Ids of a sentence, `(1, S)`."""
+        config = self.model.config
+        ids = torch.randint(3, config.vocab_size, (1, NUM_TOKENS), generator=torch.Generator().manual_seed(0))
+        ids[:, 0], ids[:, -1] = config.bos_token_id, config.eos_token_id
+        return ids
+
+    def torch_step(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Columns `(1, Q)` to logits `(1, Q, V)`, one after the other."""
+        with torch.no_grad():
+            encoded = self.model.get_encoder()(self.text)
+        cache = SmallECache(self.model.config)
+
+        @torch.no_grad()
+        def step(column: np.ndarray) -> np.ndarray:
+            ids = torch.from_numpy(column)[:, None]
+            output = self.model(
+                encoder_outputs=encoded, decoder_input_ids=ids, past_key_values=cache, output_attentions=True
+            )
+            return output.logits[:, 0].numpy()
+
+        return step
+
+    def onnx_step(self, system: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+        """The same in ONNX Runtime."""
+        graphs = SmallEOnnxModel.from_pretrained(self.folders[system], threads).graphs
+        ids = self.text.numpy()
+        state = graphs.start(graphs.encode_text(ids, np.ones_like(ids)))
+        return lambda column: state.step(column)[0]
+
+    def speech(self, system: str, threads: int, frames: int, output_audio: bool) -> Callable[[], object]:
+        """Speaks so many frames, as sound or as codes."""
+        options: dict[str, Any] = {"max_new_tokens": frames, "seed": 0, "top_k": 100, "output_audio": output_audio}
+        if system == TORCH:
+            return lambda: self.model.generate(self.text, **options)
+        model = SmallEOnnxModel.from_pretrained(self.folders[system], threads)
+        return lambda: model.generate(self.text.numpy(), **options)
+
+
+def measure_speed(name: str, trio: Trio, threads: int, options: argparse.Namespace) -> list[Results]:
+    """Times of the three systems with so many threads."""
+    torch.set_num_threads(threads)
+    frames, config = (10 if options.quick else 75), trio.model.config
+    systems = (TORCH, *EXPORTS)
+    column = np.full((1, config.num_codebooks), config.codebook_offset)
+    step_of = {TORCH: trio.torch_step(), **{system: trio.onnx_step(system, threads) for system in EXPORTS}}
+    steps = {system: partial(step, column) for system, step in step_of.items()}
+    step_times = medians(alternate(steps, 20 * options.repeats, warm_ups=3))
+    codes, speech = (
+        medians(alternate({s: trio.speech(s, threads, frames, has_sound) for s in systems}, options.repeats))
+        for has_sound in (False, True)
+    )
+    return [
+        {
+            "model": name,
+            "system": system,
+            "threads": threads,
+            "step_ms": 1e3 * step_times[system],
+            "column_ms": 1e3 * codes[system] / (frames + config.max_delay),
+            "real_time_factor": speech[system] * config.frame_rate / frames,
+            "step_speed_over_torch": step_times[TORCH] / step_times[system],
+            "speech_speed_over_torch": speech[TORCH] / speech[system],
+        }
+        for system in systems
+    ]
+
+
+def measure_exports(name: str, trio: Trio, checkpoint: Path | None) -> list[Results]:
+    """Sizes of the files, and distances of their logits from PyTorch's on the same columns."""
+    config = trio.model.config
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(config.codebook_size, (COMPARED_FRAMES, config.num_codebooks), generator=generator)
+    if checkpoint is not None:  # its own speech, which is what it will be asked for
+        codes = trio.model.generate(trio.text, seed=0, max_new_tokens=COMPARED_FRAMES).sequences[0]
+    columns = apply_delay(codes, config).numpy()
+    rows, expected = [], _logits(trio.torch_step(), columns)
+    for system, folder in trio.folders.items():
+        found = _logits(trio.onnx_step(system, 1), columns)
+        difference = np.abs(found - expected)
+        rows.append(
+            {
+                "model": name,
+                "system": system,
+                "megabytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
+                "max_logit_difference": float(difference.max()),
+                "mean_logit_difference": float(difference.mean()),
+                "mean_logit": float(np.abs(expected).mean()),
+                "same_best_id": float((found.argmax(axis=-1) == expected.argmax(axis=-1)).mean()),
+            }
+        )
+    return rows
+
+
+def _logits(step: Callable[[np.ndarray], np.ndarray], columns: np.ndarray) -> np.ndarray:
+    return np.stack([step(np.ascontiguousarray(column[None]))[0].copy() for column in columns])
+
+
+def judge(rows: Sequence[Results]) -> list[Target]:
+    """Each model with the number of threads that serves it best."""
+    targets = []
+    for name, limit in (("64M", 0.5), ("demo", 0.15)):
+        mine = [row for row in rows if (row["model"], row["system"]) == (name, INT8)]
+        if mine:
+            best = min(mine, key=lambda row: row["real_time_factor"])
+            targets.append(Target(f"real-time factor of {name} in 8 bits", best["real_time_factor"], limit))
+            beside = min(row["column_ms"] - row["step_ms"] for row in mine)
+            targets.append(Target(f"milliseconds beside a step of {name} in 8 bits", beside, 1.0))
+    return targets
+
+
+def print_rows(rows: Sequence[Results]) -> None:
+    """Prints a table of whatever the rows hold."""
+    print("".join(f"{name:>25}" for name in rows[0]))
+    for row in rows:
+        print("".join(f"{value:>25.4g}" if isinstance(value, float) else f"{value:>25}" for value in row.values()))
+
+
+def draw(figure: Any, phases: Results) -> None:
+    """Bars of the steps and of the real-time factors."""
+    rows = phases["speed"]["rows"]
+    places = [f"{row['model']}, {row['system']}, {row['threads']} thr." for row in rows]
+    for axes, key in zip(figure.subplots(1, 2, sharey=True), ("step_ms", "real_time_factor"), strict=True):
+        axes.bar_label(axes.barh(places, [row[key] for row in rows]), fmt="%.3g", padding=2)
+        axes.margins(x=0.15)
+        axes.set_title(key.replace("_", " "), fontsize="medium")
+    axes.invert_yaxis()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = parse(
+        __doc__ or "",
+        ["exports", "speed"],
+        arguments,
+        ("--models", {"nargs": "+", "choices": ["64M", "demo"], "default": ["64M", "demo"], "help": "(default: all)"}),
+        ("--checkpoint", {"type": Path, "help": "trained model that is measured in place of random weights"}),
+        ("--folder", {"type": Path, "help": "where exported models are kept; those that are there are not made anew"}),
+    )
+    if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
+        print(f"Nothing is measured without {', '.join(lacking)}: pip install 'smalle-hf[onnx]'.", file=sys.stderr)
+        return 0
+    options.repeats = options.repeats or (1 if options.quick else 5)
+    models = options.models[-1:] if options.quick or options.checkpoint is not None else options.models
+    speed, exports = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in models:
+            trio = Trio.build(name, options, options.folder or Path(temporary))
+            if "exports" in options.phases:
+                exports += measure_exports(name, trio, options.checkpoint)
+            if "speed" in options.phases:
+                for threads in options.threads:
+                    speed += measure_speed(name, trio, threads, options)
+    if exports:
+        print_rows(exports)
+        report(options.output, "onnx_runtime", "exports", {}, exports)
+    if speed:
+        print_rows(speed)
+        report(options.output, "onnx_runtime", "speed", {"text_tokens": NUM_TOKENS}, speed, judge, draw)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
