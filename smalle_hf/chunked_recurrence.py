@@ -36,6 +36,10 @@ MILD_LOG_DECAY = MIN_LOG_DECAY * BLOCK_SIZE / CHUNK_SIZE
 """Down to this decay per frame the same holds for a whole chunk, which then is one block."""
 
 
+PIECE_SIZE = 2**16
+"""Elements of the values that a CPU computes at a time, so that what is computed on the way stays in its cache."""
+
+
 class ChunkedRecurrence(torch.autograd.Function):
     """The recurrence and its gradient; arguments and result as [`gated_linear_attention`], followed by what the
     gradient needs. All numbers are of one dtype, float32 or float64, and there is at least one frame. It cannot be
@@ -51,23 +55,15 @@ class ChunkedRecurrence(torch.autograd.Function):
         state: torch.Tensor,
         resets: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
-        length, scale = q.shape[1], q.shape[-1] ** -0.5
-        q, k, v, totals = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _running_sums(log_decay)
-        masks = _segment_masks(resets, q.dtype)
-        decays = _decays(totals, masks)
-        weights = _weigh(q, k, decays.readings)
-        if masks is not None:
-            weights *= masks.same_segment
-
-        # The state before each chunk, and after the last one: (N + 1, B, H, K, V). The only sequential part.
-        states = torch.cat([state[None], (decays.to_end * k).transpose(-1, -2) @ v])
-        for n, decay in enumerate(decays.chunk.unbind()):
-            states[n + 1].addcmul_(decay, states[n])
-
-        own = weights.flatten(0, 2) @ v.flatten(0, 2)
-        q = (decays.from_begin * q).flatten(0, 2)
-        out = torch.baddbmm(own, q, states[:-1].flatten(0, 2), beta=scale, alpha=scale).view_as(v)
-        return _from_chunks(out, length), states[-1].clone(), totals, weights, states[:-1]
+        out, kept, block = torch.empty_like(v), [], _block_size(log_decay)
+        for piece in _pieces(q.shape[1], _chunks_per_piece(v)):
+            masks = _segment_masks(resets, piece, q.dtype)
+            piece_out, state, *intermediates = _forward(
+                q[:, piece], k[:, piece], v[:, piece], log_decay[:, piece], state, masks, block
+            )
+            _write_chunks(piece_out, out[:, piece])
+            kept += intermediates
+        return out, state, *kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -81,8 +77,25 @@ class ChunkedRecurrence(torch.autograd.Function):
     def backward(
         ctx: Any, d_out: torch.Tensor | None, d_state: torch.Tensor | None, *_: None
     ) -> tuple[torch.Tensor | None, ...]:
-        with full_precision(ctx.saved_tensors[0].device.type):
-            return *_backward(d_out, d_state, *ctx.saved_tensors), None
+        q, k, v, log_decay, resets, *kept = ctx.saved_tensors
+        d_out = torch.zeros_like(v) if d_out is None else d_out
+        d_state = torch.zeros_like(kept[-1][0]) if d_state is None else d_state
+        gradients: list[torch.Tensor] = []
+        with full_precision(q.device.type):
+            for index, piece in reversed(list(enumerate(_pieces(q.shape[1], len(kept[-1]))))):
+                masks = _segment_masks(resets, piece, q.dtype)
+                intermediates = kept[3 * index : 3 * index + 3]
+                *results, d_state = _backward(
+                    d_out[:, piece], q[:, piece], k[:, piece], v[:, piece], d_state, masks, *intermediates
+                )
+                if not gradients:
+                    likes = (q, k, v, log_decay)
+                    gradients = [result.new_empty(x.shape) for result, x in zip(results, likes, strict=True)]
+                for result, gradient in zip(results, gradients, strict=True):
+                    _write_chunks(result, gradient[:, piece])
+        if kept[0].shape[-2] != CHUNK_SIZE:
+            gradients[-1] = gradients[-1] * (log_decay >= MIN_LOG_DECAY)
+        return *gradients, d_state, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: torch.Tensor | None) -> tuple[Any, Any]:
@@ -95,33 +108,57 @@ class ChunkedRecurrence(torch.autograd.Function):
             return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
 
         outputs = ChunkedRecurrence.apply(*map(merge, inputs, in_dims))
-        dims = (0, 0, 1, 1, 1)  # of the batch
+        dims = (0, 0, *[1 for _ in outputs[2:]])  # of the batch
         return tuple(x.unflatten(dim, (size, -1)) for x, dim in zip(outputs, dims, strict=True)), dims
 
 
-def _backward(
-    d_out: torch.Tensor | None,
-    d_state: torch.Tensor | None,
+def _forward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     log_decay: torch.Tensor,
-    resets: torch.Tensor | None,
+    state: torch.Tensor,
+    masks: "_SegmentMasks | None",
+    block: int,
+) -> tuple[torch.Tensor, ...]:
+    """`out`, (N, B, H, C, V), and the last state of one piece; then running sums, weights and states."""
+    scale = q.shape[-1] ** -0.5
+    q, k, v, totals = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _running_sums(log_decay, block)
+    decays = _decays(totals, masks)
+    weights = _weigh(q, k, decays.readings)
+    if masks is not None:
+        weights *= masks.same_segment
+
+    # The state before each chunk, and after the last one: (N + 1, B, H, K, V). The only sequential part.
+    states = torch.cat([state[None], (decays.to_end * k).transpose(-1, -2) @ v])
+    for n, decay in enumerate(decays.chunk.unbind()):
+        states[n + 1].addcmul_(decay, states[n])
+
+    own = weights.flatten(0, 2) @ v.flatten(0, 2)
+    q = (decays.from_begin * q).flatten(0, 2)
+    out = torch.baddbmm(own, q, states[:-1].flatten(0, 2), beta=scale, alpha=scale).view_as(v)
+    return out, states[-1].clone(), totals, weights, states[:-1]
+
+
+def _backward(
+    d_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    d_state: torch.Tensor,
+    masks: "_SegmentMasks | None",
     totals: torch.Tensor,
     weights: torch.Tensor,
     states: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of q, k, v, log decay and state. `d_x` is the gradient of `x`.
+    """Gradients of q, k, v and log decay, (N, B, H, C, d), and of the first state of one piece. `d_x` is that of `x`.
 
     A weight between two frames, reader i and read j, is a function of G_i - G_j, so the gradient of G is
     q * d_q - k * d_k. The weight 1 of a frame for itself is left out of it: both terms hold it and would leave
     the rounding of their difference, which counts where decays are strong. So is the last frame in the state.
     """
-    length, scale = q.shape[1], q.shape[-1] ** -0.5
-    d_out = torch.zeros_like(v) if d_out is None else d_out
-    d_state = torch.zeros_like(states[0]) if d_state is None else d_state
-    q, k, v, d_out = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _to_chunks(d_out * scale)
-    d_out, masks = d_out.contiguous(), _segment_masks(resets, q.dtype)
+    q, k, v, d_out = _to_chunks(q), _to_chunks(k), _to_chunks(v).contiguous(), _to_chunks(d_out).contiguous()
+    d_out = d_out * q.shape[-1] ** -0.5
     decays = _decays(totals, masks)
 
     d_states = torch.cat([(decays.from_begin * q).transpose(-1, -2) @ d_out, d_state[None]])
@@ -147,9 +184,6 @@ def _backward(
     d_log_decay = d_total.flip(-2).cumsum(dim=-2).flip(-2).add_(d_last)
     d_q.addcmul_(d_itself, k)
     d_k.addcmul_(d_itself, q)
-    d_q, d_k, d_v, d_log_decay = (_from_chunks(x, length) for x in (d_q, d_k, d_v, d_log_decay))
-    if totals.shape[-2] != CHUNK_SIZE:
-        d_log_decay = d_log_decay * (log_decay >= MIN_LOG_DECAY)
     return d_q, d_k, d_v, d_log_decay, d_states[0]
 
 
@@ -167,6 +201,20 @@ def _block_size(log_decay: torch.Tensor) -> int:
     return CHUNK_SIZE if log_decay.amin() >= MILD_LOG_DECAY else BLOCK_SIZE
 
 
+def _chunks_per_piece(v: torch.Tensor) -> int:
+    batch_size, length, num_heads, width = v.shape
+    if torch.compiler.is_compiling() or not v.is_cpu:
+        return (length + CHUNK_SIZE - 1) // CHUNK_SIZE
+    return max(PIECE_SIZE // (CHUNK_SIZE * max(batch_size, 1) * num_heads * width), 1)
+
+
+def _pieces(length: int, num_chunks: int) -> list[slice]:
+    """Frames that are computed together; the first piece takes in what does not fill a chunk."""
+    num_frames = num_chunks * CHUNK_SIZE
+    first = (length - 1) % num_frames + 1
+    return [slice(max(end - num_frames, 0), end) for end in range(first, length + 1, num_frames)]
+
+
 def _to_chunks(x: torch.Tensor) -> torch.Tensor:
     """(B, T, H, d) -> (N, B, H, C, d), padded with zeros in front: the last frame has to end its chunk."""
     padding = -x.shape[1] % CHUNK_SIZE
@@ -175,14 +223,17 @@ def _to_chunks(x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(1, (-1, CHUNK_SIZE)).permute(1, 0, 3, 2, 4)
 
 
-def _from_chunks(x: torch.Tensor, length: int) -> torch.Tensor:
-    """(N, B, H, C, d) -> (B, T, H, d)."""
-    return x.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, -length:]
+def _write_chunks(x: torch.Tensor, target: torch.Tensor) -> None:
+    """Writes (N, B, H, C, d) into (B, T, H, d), without the padding."""
+    x = x.permute(1, 0, 3, 2, 4)
+    if padding := x.shape[1] * CHUNK_SIZE - target.shape[1]:
+        target.copy_(x.flatten(1, 2)[:, padding:])
+    else:
+        target.unflatten(1, (-1, CHUNK_SIZE)).copy_(x)
 
 
-def _running_sums(log_decay: torch.Tensor) -> torch.Tensor:
+def _running_sums(log_decay: torch.Tensor, block: int) -> torch.Tensor:
     """G within each block, in units of log 2: (N, B, H, C / block, block, K)."""
-    block = _block_size(log_decay)
     if block != CHUNK_SIZE:
         log_decay = log_decay.clamp(min=MIN_LOG_DECAY)
     return _to_chunks(log_decay / math.log(2)).contiguous().unflatten(-2, (-1, block)).cumsum(dim=-2)
@@ -203,11 +254,11 @@ class _SegmentMasks(NamedTuple):
     carried: torch.Tensor
 
 
-def _segment_masks(resets: torch.Tensor | None, dtype: torch.dtype) -> _SegmentMasks | None:
+def _segment_masks(resets: torch.Tensor | None, piece: slice, dtype: torch.dtype) -> _SegmentMasks | None:
     if resets is None:
         return None
     # Utterances begun in the chunk so far, (N, B, 1, C, 1).
-    segment = _to_chunks(resets[:, :, None, None]).cumsum(dim=-2)
+    segment = _to_chunks(resets[:, piece, None, None]).cumsum(dim=-2)
     return _SegmentMasks(
         same_segment=(segment == segment.transpose(-1, -2)).to(dtype),
         reads_state=(segment == 0).to(dtype),

@@ -19,15 +19,11 @@ logsigmoid(x) / 16, comes near it only for x < -80.
 
 import functools
 import importlib
-import itertools
 from collections.abc import Callable
 
 import torch
 
 from .chunked_recurrence import CHUNK_SIZE, MIN_LOG_DECAY, ChunkedRecurrence, full_precision
-
-PIECE_SIZE = 2**16
-"""Elements of the values that are computed at a time on a CPU."""
 
 RECURRENT_MAX_LENGTH = 8
 """Up to this many frames the recurrent form is faster than a padded chunk."""
@@ -104,31 +100,15 @@ def chunked_gated_linear_attention(
     initial_state: torch.Tensor | None = None,
     resets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The recurrence as matrix products over chunks of 64 frames. Arguments and result as [`gated_linear_attention`].
-
-    Long inputs are computed piece by piece on a CPU, so that what is computed on the way stays in its cache.
-    """
+    """The recurrence as matrix products over chunks of 64 frames. Arguments and result as [`gated_linear_attention`]."""
     with full_precision(q.device.type):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        out_dtype = v.dtype
-        state = _initial_state(q, v, initial_state).to(dtype)
+        state = _initial_state(q, v, initial_state)
         if q.shape[1] == 0:
             return torch.zeros_like(v), state
-        num_frames = _frames_per_piece(v)
-        inputs = [x.to(dtype).split(num_frames, dim=1) for x in (q, k, v, log_decay)]
-        pieces = itertools.repeat(None) if resets is None else resets.split(num_frames, dim=1)
-        outs = []
-        for *piece, piece_resets in zip(*inputs, pieces, strict=False):
-            out, state, *_ = ChunkedRecurrence.apply(*piece, state, piece_resets)
-            outs.append(out)
-        return torch.cat(outs, dim=1).to(out_dtype), state
-
-
-def _frames_per_piece(v: torch.Tensor) -> int:
-    batch_size, length, num_heads, width = v.shape
-    if torch.compiler.is_compiling() or not v.is_cpu:
-        return length
-    return CHUNK_SIZE * max(PIECE_SIZE // (CHUNK_SIZE * max(batch_size, 1) * num_heads * width), 1)
+        inputs = (x.to(dtype) for x in (q, k, v, log_decay))
+        out, state, *_ = ChunkedRecurrence.apply(*inputs, state, resets)
+        return out.to(v.dtype), state
 
 
 def _initial_state(q: torch.Tensor, v: torch.Tensor, initial_state: torch.Tensor | None) -> torch.Tensor:

@@ -287,7 +287,7 @@ def test_pieces_give_what_the_whole_gives(
         mask = torch.zeros(B, 200, dtype=torch.bool)
         mask[0, resets] = True
     whole = run(chunked_gated_linear_attention, inputs, torch.float64, mask)
-    monkeypatch.setattr("smalle_hf.gated_linear_attention.PIECE_SIZE", 1)
+    monkeypatch.setattr("smalle_hf.chunked_recurrence.PIECE_SIZE", 1)
     pieces = run(chunked_gated_linear_attention, inputs, torch.float64, mask)
     expected = run(recurrent_gated_linear_attention, inputs, torch.float64, mask)
     for name, value in expected.items():
@@ -320,7 +320,7 @@ def test_only_one_result_is_used(form: Op, used: int) -> None:
 
 def test_transforms_of_functions(form: Op) -> None:
     """`torch.func`: gradients, and those of each of several problems at once, one input being the same for all."""
-    inputs = random_inputs(70)
+    inputs = random_inputs(200)
     several = [torch.stack([x, 0.5 * x, 0.1 * x]) for x in inputs]
     several[2] = inputs[2]
 
