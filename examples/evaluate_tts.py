@@ -228,6 +228,7 @@ def with_voice(sentences: list[Sentence], voice: str | None, text: str, model: s
         FileNotFoundError: A recording does not exist.
         ValueError: The model has no voice of a name.
     """
+    given: dict[str, Any]
     if voice and Path(voice).is_file():
         given = {"prompt": Path(voice), "prompt_text": text}
     elif voice and Path(voice).suffix:
