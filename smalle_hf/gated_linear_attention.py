@@ -100,7 +100,7 @@ def chunked_gated_linear_attention(
     initial_state: torch.Tensor | None = None,
     resets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The recurrence as matrix products over chunks of 64 frames; arguments and result of [`gated_linear_attention`]."""
+    """The recurrence as matrix products over chunks of 64 frames; signature of [`gated_linear_attention`]."""
     with full_precision(q.device.type):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         state = _initial_state(q, v, initial_state)
