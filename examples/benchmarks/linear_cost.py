@@ -85,14 +85,13 @@ def measure_training(options: argparse.Namespace) -> list[Results]:
     config = models[NAMES[0]].config
     lengths = lengths_of(options, "training")
     per_step = options.frames_per_step or lengths[-1]
-    # The longest first: what it frees, the others take again.
-    keys = [(name, frames) for frames in reversed(lengths) for name in options.models]
+    keys = [(name, frames) for frames in lengths for name in options.models]
     steps = {
         f"{name} {frames}": training_step(models[name].train(), frames, max(per_step // frames, 1), config)
         for name, frames in keys
     }
-    for name in options.models:  # a short step of each warms up; long ones take too long to be run in vain
-        training_step(models[name], lengths[0], 1, config)()
+    for name in options.models:  # what the longest frees, all others take again
+        steps[f"{name} {lengths[-1]}"]()
     times = alternate(steps, options.repeats, warm_ups=0)
     return [
         {
