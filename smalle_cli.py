@@ -114,7 +114,7 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--voice",
         metavar="NAME|FILE",
-        help="a voice of the checkpoint, or a recording to go on from (default: the checkpoint's first voice, if any)",
+        help="a voice of the checkpoint, or a recording to go on from (default: the checkpoint's own choice)",
     )
     parser.add_argument("--voice-text", metavar="TEXT", help="what is said in the recording")
     parser.add_argument("--seed", type=int, default=0, help="the same seed speaks the same (default: %(default)s)")

@@ -19,6 +19,7 @@ VOICES_FOLDER = "voices"
 CODES_NAME = "audio_codes"
 PROMPT_NAME = "audio_prompt_codes"
 TEXT_KEY = "text"
+DEFAULT_KEY = "default"
 
 
 def save_voice(
@@ -78,6 +79,17 @@ def load_voice(folder: str | os.PathLike[str], name: str) -> dict[str, torch.Ten
 def list_voices(folder: str | os.PathLike[str]) -> list[str]:
     """Names of the voices that lie in the folder of a checkpoint, sorted; none if it has no folder `voices`."""
     return sorted(path.stem for path in (Path(folder) / VOICES_FOLDER).glob("*.safetensors"))
+
+
+def default_voice(folder: str | os.PathLike[str]) -> str | None:
+    """Name of the voice to speak in where none is named: the one with `default` among its metadata, or else the first.
+
+    Args:
+        folder (`str` or `os.PathLike`): Folder of the checkpoint; `None` is returned if it has no voices.
+    """
+    names = list_voices(folder)
+    marked = (name for name in names if DEFAULT_KEY in read_codes(Path(folder) / _voice_path(name))[1])
+    return next(marked, names[0] if names else None)
 
 
 def encode_codes(codes: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
@@ -149,4 +161,4 @@ def _voice_path(name: str) -> Path:
     return Path(VOICES_FOLDER) / f"{name}.safetensors"
 
 
-__all__ = ["encode_codes", "list_voices", "load_voice", "read_codes", "save_voice", "write_bytes"]
+__all__ = ["default_voice", "encode_codes", "list_voices", "load_voice", "read_codes", "save_voice", "write_bytes"]

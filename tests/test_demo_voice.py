@@ -16,7 +16,7 @@ import smalle_hf
 from smalle_hf import SmallEForSpeechGeneration, SmallEProcessor
 from smalle_hf.alignment import analyze_alignment, map_tokens_to_words
 from smalle_hf.audio_files import write_audio
-from smalle_hf.voice_files import list_voices, load_voice
+from smalle_hf.voice_files import default_voice, list_voices, load_voice
 
 pytest.importorskip("espeakng_loader", reason="the voice reads phonemes, and espeak-ng is not installed")
 
@@ -59,6 +59,7 @@ def test_auto_classes_load_it_in_single_precision():
     assert isinstance(processor, SmallEProcessor)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert list_voices(FOLDER) == VOICES
+    assert default_voice(FOLDER) == "rms"
 
 
 def test_a_pipeline_speaks():

@@ -7,7 +7,15 @@ import torch
 from safetensors.torch import save_file
 
 from smalle_hf import SmallEProcessor
-from smalle_hf.voice_files import encode_codes, list_voices, load_voice, read_codes, save_voice, write_bytes
+from smalle_hf.voice_files import (
+    default_voice,
+    encode_codes,
+    list_voices,
+    load_voice,
+    read_codes,
+    save_voice,
+    write_bytes,
+)
 
 
 def test_a_voice_comes_back(tmp_path: Path) -> None:
@@ -63,3 +71,13 @@ def test_large_codes_keep_their_values(tmp_path: Path) -> None:
     codes = torch.tensor([[0, 70_000]])
     path = write_bytes(tmp_path / "a.safetensors", encode_codes(codes, {}))
     assert torch.equal(read_codes(path)[0], codes)
+
+
+def test_the_default_voice_is_the_marked_one_or_else_the_first(tmp_path):
+    assert default_voice(tmp_path) is None
+    codes = torch.zeros(3, 4, dtype=torch.long)
+    save_voice(tmp_path, "ann", codes, "one")
+    save_voice(tmp_path, "bob", codes, "two")
+    assert default_voice(tmp_path) == "ann"
+    save_voice(tmp_path, "bob", codes, "two", {"default": "yes"})
+    assert default_voice(tmp_path) == "bob"

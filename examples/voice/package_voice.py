@@ -3,8 +3,8 @@
     python examples/voice/package_voice.py runs/voice/model smalle_hf/voices/demo --codes codes/train \\
         --voice slt=slt-train-000123 --voice rms=rms-train-000456 --generate temperature=0.6 --card card.md
 
-A voice is an utterance of a token cache by its id. Weights are stored in half precision and computed in single
-precision. Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong arguments.
+A voice is an utterance of a token cache by its id; the first one speaks where none is named. Weights are stored in half
+precision and computed in single precision. Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong arguments.
 """
 
 import argparse
@@ -51,9 +51,10 @@ def package(
         for path in folder.glob("*.json"):
             clean(path)
         shutil.copy2(card, folder / "README.md")
-        for name, row in voices.items():
+        for number, (name, row) in enumerate(voices.items()):
             codes = torch.as_tensor(row["codes"].reshape(-1, row["num_codebooks"]).astype("int64"))
-            save_voice(folder, name, codes, row["text"], {"speaker": row["speaker"] or "unknown"})
+            metadata = {"speaker": row["speaker"] or "unknown"} | ({} if number else {"default": "yes"})
+            save_voice(folder, name, codes, row["text"], metadata)
         for path in folder.rglob("*.safetensors"):
             path.chmod(0o644)
         shutil.rmtree(out, ignore_errors=True)

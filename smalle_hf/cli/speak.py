@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .. import SmallEForSpeechGeneration, SmallEProcessor
 from ..long_form import Narrator, stream_speech
 from ..sentences import collect_sentences, join_speech, pause_after
-from ..voice_files import list_voices, load_voice, read_codes
+from ..voice_files import default_voice, load_voice, read_codes
 from .audio_sinks import AudioSinks, find_stream_player
 from .checkpoints import find_checkpoint, load_speaker
 from .delivery import STDOUT, check_delivery, deliver_audio
@@ -108,8 +108,8 @@ def choose_voice(
     """
     name = options.voice
     if name is None:
-        voices = list_voices(checkpoint)
-        return dict(load_voice(checkpoint, voices[0])) if voices else {}
+        default = default_voice(checkpoint)
+        return dict(load_voice(checkpoint, default)) if default else {}
     path = Path(name).expanduser()
     is_recording = path.is_file() and path.suffix != ".safetensors"
     if options.voice_text is not None and not is_recording:

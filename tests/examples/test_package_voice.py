@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoProcessor
 
 from smalle_hf import SmallCodecConfig, SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
 from smalle_hf.data.token_cache import CodecInfo, shard_name, write_shard
-from smalle_hf.voice_files import list_voices, load_voice
+from smalle_hf.voice_files import default_voice, list_voices, load_voice
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "voice"
 
@@ -65,6 +65,7 @@ def test_the_folder_speaks_with_its_voices_and_holds_no_code(package_voice, run_
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert (model.generation_config.temperature, model.generation_config.num_sampled_codebooks) == (0.5, 1)
     assert list_voices(out) == ["anna"]
+    assert default_voice(out) == "anna"
     voice = load_voice(out, "anna")
     assert voice["audio_prompt_text"] == "Hello there."
     output = model.generate(**processor("Good day.", **voice), max_new_tokens=5)
