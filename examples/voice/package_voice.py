@@ -3,8 +3,9 @@
     python examples/voice/package_voice.py runs/voice/model smalle_hf/voices/demo --codes codes/train \\
         --voice slt=slt-train-000123 --voice rms=rms-train-000456 --generate temperature=0.6 --card card.md
 
-A voice is an utterance of a token cache by its id; the first one speaks where none is named. Weights are stored in half
-precision and computed in single precision. Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong arguments.
+A voice is an utterance of a token cache by its id; the first one speaks where none is named. Weights are stored in
+half precision and computed in single precision. Exit codes: 0 done; 1 a file cannot be read or written; 2 wrong
+arguments.
 """
 
 import argparse
