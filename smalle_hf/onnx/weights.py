@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 WEIGHTS_NAME = "weights.bin"
-BLOCK_SIZE = 128
+BLOCK_SIZE = 32
 """Weights of a column that share a scale."""
 
 MIN_WIDTH = 64
@@ -22,7 +22,7 @@ ALIGNMENT = 64
 
 
 def quantize_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Puts the weights of the matrix products into 8 bits, with a scale for every 128 weights of an output.
+    """Puts the weights of the matrix products into 8 bits, with a scale for every 32 weights of an output.
 
     The products run on 8-bit integers. Every row of activations gets scales of its own as it comes: up to rounding, a
     row of a batch gives what it gives alone, which a scale for the whole tensor (`quantize_dynamic`) would not grant.
