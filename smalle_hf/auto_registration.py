@@ -84,5 +84,9 @@ class _WatchedLoader(Loader):
             module.__spec__.loader = self.loader
         self.watcher.run(self.loader, module)
 
+    def __getattr__(self, name: str) -> Any:
+        # `python -m` runs a module by its loader's code and never executes the loader.
+        return getattr(self.loader, name)
+
 
 __all__ = ["register_classes", "register_when_imported"]
