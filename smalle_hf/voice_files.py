@@ -9,11 +9,13 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from transformers.utils import cached_file
+
+if TYPE_CHECKING:  # reading needs no torch, so that exported models can be given voices where there is none
+    import torch
 
 VOICES_FOLDER = "voices"
 CODES_NAME = "audio_codes"
@@ -25,7 +27,7 @@ DEFAULT_KEY = "default"
 def save_voice(
     folder: str | os.PathLike[str],
     name: str,
-    audio_prompt_codes: torch.Tensor,
+    audio_prompt_codes: "torch.Tensor",
     text: str,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -51,7 +53,7 @@ def save_voice(
     return write_bytes(path, content)
 
 
-def load_voice(folder: str | os.PathLike[str], name: str) -> dict[str, torch.Tensor | str]:
+def load_voice(folder: str | os.PathLike[str], name: str) -> dict[str, "torch.Tensor | str"]:
     """Reads a voice of a checkpoint.
 
     Args:
@@ -67,6 +69,8 @@ def load_voice(folder: str | os.PathLike[str], name: str) -> dict[str, torch.Ten
     """
     path = Path(folder) / _voice_path(name)
     if not path.is_file() and not os.path.isdir(folder):
+        from transformers.utils import cached_file
+
         # Not found on the Hub, or no network: both are `OSError` there, with a text that says which.
         path = Path(cached_file(os.fspath(folder), f"{VOICES_FOLDER}/{name}.safetensors"))
     if not path.is_file():
@@ -88,11 +92,11 @@ def default_voice(folder: str | os.PathLike[str]) -> str | None:
         folder (`str` or `os.PathLike`): Folder of the checkpoint; `None` is returned if it has no voices.
     """
     names = list_voices(folder)
-    marked = (name for name in names if DEFAULT_KEY in read_codes(Path(folder) / _voice_path(name))[1])
+    marked = (name for name in names if DEFAULT_KEY in read_arrays(Path(folder) / _voice_path(name))[1])
     return next(marked, names[0] if names else None)
 
 
-def encode_codes(codes: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
+def encode_codes(codes: "torch.Tensor", metadata: Mapping[str, str]) -> bytes:
     """Content of a safetensors file of codes; with a `text` among the metadata it is that of a voice.
 
     Args:
@@ -103,6 +107,9 @@ def encode_codes(codes: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
         TypeError: The codes are no integers.
         ValueError: They have another shape, or there are none.
     """
+    import torch
+    from safetensors.torch import save
+
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise TypeError(f"Codes are integers, got {codes.dtype}: encode the audio with the codec first.")
     if codes.ndim != 2 or 0 in codes.shape:
@@ -112,7 +119,7 @@ def encode_codes(codes: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
     return save({name: codes.detach().to("cpu", dtype).contiguous()}, metadata=dict(metadata))
 
 
-def read_codes(path: str | os.PathLike[str]) -> tuple[torch.Tensor, dict[str, str]]:
+def read_codes(path: str | os.PathLike[str]) -> tuple["torch.Tensor", dict[str, str]]:
     """Reads a file of codes, or a voice.
 
     Args:
@@ -125,20 +132,28 @@ def read_codes(path: str | os.PathLike[str]) -> tuple[torch.Tensor, dict[str, st
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, or holds no codes.
     """
+    import torch
+
+    codes, metadata = read_arrays(path)
+    return torch.from_numpy(codes), metadata
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[np.ndarray, dict[str, str]]:
+    """The same with codes as `np.ndarray` of shape `(T, Q)`, int64."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {os.fspath(path)}: check the path.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             name = next((name for name in file.keys() if name in (CODES_NAME, PROMPT_NAME)), None)  # noqa: SIM118
             codes = None if name is None else file.get_tensor(name)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError) as error:  # numpy lacks some of the types
         raise ValueError(f"{os.fspath(path)} is damaged or no safetensors file ({error}): encode it again.") from error
-    if codes is None or codes.ndim != 2 or codes.is_floating_point():
+    if codes is None or codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(
             f"{os.fspath(path)} holds no codes (frames, codebooks) named `{CODES_NAME}` or `{PROMPT_NAME}`."
         )
-    return codes.long(), metadata
+    return codes.astype(np.int64), metadata
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
@@ -161,4 +176,13 @@ def _voice_path(name: str) -> Path:
     return Path(VOICES_FOLDER) / f"{name}.safetensors"
 
 
-__all__ = ["default_voice", "encode_codes", "list_voices", "load_voice", "read_codes", "save_voice", "write_bytes"]
+__all__ = [
+    "default_voice",
+    "encode_codes",
+    "list_voices",
+    "load_voice",
+    "read_arrays",
+    "read_codes",
+    "save_voice",
+    "write_bytes",
+]

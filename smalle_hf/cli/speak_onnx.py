@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..onnx import SmallEOnnxModel, SmallEOnnxProcessor
-from ..onnx.processing import VOICES_FOLDER, read_voice
 from ..sentences import SpeechJoiner, collect_sentences, pause_after, split_text
+from ..voice_files import TEXT_KEY, VOICES_FOLDER, default_voice, list_voices, read_arrays
 from .audio_sinks import AudioSinks, find_stream_player
 from .delivery import STDOUT, check_delivery, deliver_audio
 from .texts import read_fragments, read_text, sampling_options
@@ -60,17 +60,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def choose_voice(options: argparse.Namespace, num_codebooks: int) -> dict[str, Any]:
-    """The voice that the command line names, as the processor takes it; the first of the folder, if it names none.
+    """The voice that the command line names, as the processor takes it; the folder's default, if it names none.
 
     Raises:
         OSError: There is no such voice, or it cannot be read.
         ValueError: It is a recording, or of another codec.
     """
-    folder = Path(options.model) / VOICES_FOLDER
-    voices = sorted(folder.glob("*.safetensors"))
-    if options.voice is None:
-        return read_voice(voices[0]) if voices else {}
-    path = Path(options.voice).expanduser()
+    name = options.voice or default_voice(options.model)
+    if name is None:
+        return {}
+    path = Path(name).expanduser()
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
             f"An exported model cannot encode {path}: make a voice of it with `smalle encode {path} --text ... -o "
@@ -78,10 +77,15 @@ def choose_voice(options: argparse.Namespace, num_codebooks: int) -> dict[str, A
         )
     if options.voice_text is not None:
         raise ValueError("--voice-text goes with a recording: the voices have their own texts.")
-    voice = read_voice(path if path.suffix else folder / f"{options.voice}.safetensors")
-    if voice["audio_prompt_codes"].shape[1] != num_codebooks:
-        raise ValueError(f"The voice {options.voice} has not {num_codebooks} codebooks: it is of another codec.")
-    return voice
+    if not path.suffix and name not in (known := list_voices(options.model)):
+        raise ValueError(f"{options.model} has no voice {name!r}: it has {', '.join(known) or 'none'}.")
+    file = path if path.suffix else Path(options.model) / VOICES_FOLDER / f"{name}.safetensors"
+    codes, metadata = read_arrays(file)
+    if codes.shape[1] != num_codebooks:
+        raise ValueError(
+            f"The voice {name} has {codes.shape[1]} codebooks, not {num_codebooks}: it is of another codec."
+        )
+    return {"audio_prompt_codes": codes, "audio_prompt_text": metadata.get(TEXT_KEY, "")}
 
 
 def split_texts(texts: Iterable[str], processor: SmallEOnnxProcessor, voice: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from ..audio_files import check_audio_path, write_audio
@@ -14,7 +13,6 @@ from .configuration import SmallEOnnxConfig
 from .modeling import SmallEOnnxOutput
 
 TOKENIZER_NAME = "tokenizer.json"
-VOICES_FOLDER = "voices"
 
 
 class SmallEOnnxProcessor:
@@ -141,36 +139,8 @@ class SmallEOnnxProcessor:
         return [write_audio(waveform, entry, rate) for waveform, entry in zip(waveforms, paths, strict=True)]
 
 
-def read_voice(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a file of codes or a voice, as [`SmallEOnnxProcessor`] takes it.
-
-    Args:
-        path (`str` or `os.PathLike`): File that `smalle encode` or `save_voice` wrote.
-
-    Returns:
-        `dict` of `audio_prompt_codes` (`np.ndarray` of shape `(T, Q)`) and `audio_prompt_text` (`str`).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or holds no codes.
-    """
-    path = Path(path)
-    if not path.is_file():
-        known = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.safetensors"))) or "none"
-        raise FileNotFoundError(f"There is no voice {path.stem!r} in {path.parent}: it has {known}.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get("text", "")
-            codes = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}): encode it again.") from error
-    if len(codes) != 1 or codes[0].ndim != 2 or not np.issubdtype(codes[0].dtype, np.integer):
-        raise ValueError(f"{path} holds no codes of shape (frames, codebooks).")
-    return {"audio_prompt_codes": codes[0].astype(np.int64), "audio_prompt_text": text}
-
-
 def _mask(rows: list[np.ndarray]) -> np.ndarray:
     return pad_rows([np.ones(len(row), dtype=np.int64) for row in rows], 0)
 
 
-__all__ = ["VOICES_FOLDER", "SmallEOnnxProcessor", "read_voice"]
+__all__ = ["SmallEOnnxProcessor"]
