@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ DEFAULT_NUM_THREADS = 1
 
 
 class OnnxGraphs:
-    """Sessions of an exported folder, each opened when it is first needed.
+    """Sessions of an exported folder.
 
     Args:
         folder (`str` or `os.PathLike`): The folder.
@@ -24,6 +23,7 @@ class OnnxGraphs:
     Raises:
         ImportError: ONNX Runtime is not installed.
         FileNotFoundError: A graph is missing.
+        ValueError: A graph is damaged.
     """
 
     def __init__(
@@ -40,6 +40,9 @@ class OnnxGraphs:
         missing = [name for name in names if not (self.folder / f"{name}.onnx").is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: export the model again.")
+        # All at once, so that the first sentence does not wait for them.
+        self.text_encoder, self.decoder_step, self.decoder_prefill = map(self._open, names[:3])
+        self.codec_decoder: Any = self._open("codec_decoder") if config.has_codec else None
 
     def _open(self, name: str) -> Any:
         options = self._runtime.SessionOptions()
@@ -53,22 +56,6 @@ class OnnxGraphs:
         except Exception as error:  # of many kinds, none of which has a common base
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path} is damaged, or ONNX Runtime is too old for it ({reason}).") from error
-
-    @cached_property
-    def text_encoder(self) -> Any:
-        return self._open("text_encoder")
-
-    @cached_property
-    def decoder_step(self) -> Any:
-        return self._open("decoder_step")
-
-    @cached_property
-    def decoder_prefill(self) -> Any:
-        return self._open("decoder_prefill")
-
-    @cached_property
-    def codec_decoder(self) -> Any:
-        return self._open("codec_decoder")
 
     def encode_text(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
         """What the decoder reads of a text: `text_0` and so on, and `attention_mask`."""
