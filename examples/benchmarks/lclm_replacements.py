@@ -167,13 +167,12 @@ def draw(figure: Any, phases: Results) -> None:
     """Time per frame over the length, one line for each mixer."""
     titles = {"training": "forward and backward, µs per frame", "step": "one step, µs"}
     for axes, (phase, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
-        for row in phases.get(phase, {}).get("rows", []):
-            axes.set_title(f"{title}, {row['threads']} threads", fontsize="medium")
+        rows = phases.get(phase, {}).get("rows", [])
+        axes.set_title(title, fontsize="medium")
         for name in MIXERS:
-            rows = phases.get(phase, {}).get("rows", [])
             mine = [row for row in rows if row["mixer"] == name and row["threads"] == rows[0]["threads"]]
             axes.plot([r["frames"] for r in mine], [r["microseconds_per_frame"] for r in mine], "o-", label=name)
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
         axes.set_xlabel("frames")
         axes.legend(fontsize="small")
 

@@ -1,7 +1,7 @@
 """Cost of a frame by the length of the utterance, against the decoder-only baseline of equal size.
 
     python examples/benchmarks/linear_cost.py
-    python examples/benchmarks/linear_cost.py --phases training --lengths 1024 16384 --models Small-E --repeats 1
+    python examples/benchmarks/linear_cost.py --phases training --lengths 1024 16384 --checkpointing --repeats 1
     python examples/benchmarks/linear_cost.py --phases memory
     python examples/benchmarks/linear_cost.py --quick
 
@@ -82,6 +82,9 @@ def measure_training(options: argparse.Namespace) -> list[Results]:
     """Microseconds of training per frame at each length. All steps have as many frames, so their tensors are alike."""
     keep_freed_memory()  # as training does on a CPU
     models = build(options.preset)
+    if options.checkpointing:
+        models[NAMES[0]].gradient_checkpointing_enable()
+        models[NAMES[1]].transformer.gradient_checkpointing_enable()
     config = models[NAMES[0]].config
     lengths = lengths_of(options, "training")
     per_step = options.frames_per_step or lengths[-1]
@@ -99,6 +102,7 @@ def measure_training(options: argparse.Namespace) -> list[Results]:
             "parameters": num_parameters([models[name]]),
             "frames": frames,
             "frames_per_step": max(per_step // frames, 1) * frames,
+            "checkpointing": options.checkpointing,
             "microseconds_per_frame": 1e6 * seconds / (max(per_step // frames, 1) * frames),
         }
         for (name, frames), seconds in zip(keys, medians(times).values(), strict=True)
@@ -106,9 +110,9 @@ def measure_training(options: argparse.Namespace) -> list[Results]:
 
 
 def judge_training(rows: Sequence[Results]) -> list[Target]:
-    """The longest utterance against the shortest one in steps of as many frames."""
-    most = max(row["frames_per_step"] for row in rows)
-    rows = [row for row in rows if row["frames_per_step"] == most]
+    """The longest utterance against the shortest one in steps of as many frames, made in the same way."""
+    most = max((row["frames_per_step"], row["checkpointing"]) for row in rows)
+    rows = [row for row in rows if (row["frames_per_step"], row["checkpointing"]) == most]
     return growth(rows, "microseconds_per_frame", "training cost of a frame", 1.15)
 
 
@@ -278,12 +282,13 @@ def draw(figure: Any, phases: Results) -> None:
         ("generation", "cache_mib", "remembered, MiB"),
     ]
     for axes, (phase, quantity, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        rows = sorted(phases.get(phase, {}).get("rows", []), key=lambda row: row["frames"])
         lines: dict[str, list[Results]] = {}
-        for row in sorted(phases.get(phase, {}).get("rows", []), key=lambda row: row["frames"]):
-            size = f", {row['frames_per_step']:,} frames a step" if "frames_per_step" in row else ""
-            lines.setdefault(row["model"] + size, []).append(row)
-        for label, rows in sorted(lines.items(), reverse=True):
-            axes.plot([row["frames"] for row in rows], [row[quantity] for row in rows], "o-", label=label)
+        for row in rows:
+            way = ", checkpointing" if row.get("checkpointing") else ""
+            lines.setdefault(row["model"] + way, []).append(row)
+        for label, line in sorted(lines.items(), reverse=True):
+            axes.plot([row["frames"] for row in line], [row[quantity] for row in line], "o-", label=label)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("frames")
         axes.set_title(title, fontsize="medium")
@@ -305,6 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--preset", {"choices": sorted(PRESETS), "help": "(default: small-e-64m)"}),
         ("--models", {"nargs": "+", "choices": NAMES, "default": list(NAMES), "help": "(default: both)"}),
         ("--frames-per-step", {"type": int, "help": "of a training batch (default: the longest utterance)"}),
+        (
+            "--checkpointing",
+            {"action": "store_true", "help": "train with gradient checkpointing, which takes less memory"},
+        ),
         ("--lengths", {"nargs": "+", "type": int, "help": "in frames; for training and generation"}),
     )
     options.repeats = options.repeats or (1 if options.quick else 3)
