@@ -20,9 +20,9 @@ class SmallECache(Cache):
     r"""
     Recurrent state of a batch of utterances. Its size does not depend on how many frames they hold.
 
-    The model reads and replaces `states` and `frame_index`, and keeps the projected text in `text`. `generate` keeps
-    in `last_ids`, `last_alignments` and `is_finished` what it needs to go on later. Rows are independent: each has its
-    own frame index.
+    The model brings `states` and `frame_index` up to date and keeps the projected text in `text`. It may write into
+    the memory of `states`, so two caches never share any. `generate` keeps in `last_ids`, `last_alignments` and
+    `is_finished` what it needs to go on later. Rows are independent: each has its own frame index.
 
     Args:
         config ([`SmallEConfig`]): Configuration of the model that will use the cache.
@@ -97,14 +97,13 @@ class SmallECache(Cache):
         return self._map(torch.Tensor.clone)
 
     def to(self, device: torch.device | str) -> "SmallECache":
-        """The cache on another device."""
-        return self._map(lambda tensor: tensor.to(device))
+        """A copy of the cache on a device. It shares no memory with this cache either."""
+        return self._map(lambda tensor: tensor.to(device, copy=True))
 
     def __getitem__(self, rows: Any) -> "SmallECache":
-        """A cache of the rows chosen by an index tensor, a mask, a slice, a list or one index."""
-        if isinstance(rows, int):
-            rows = [rows]
-        return self._map(lambda tensor: tensor[rows])
+        """A copy of the rows chosen by an index tensor, a mask, a slice, a list or one index."""
+        index = torch.arange(self.batch_size, device=self.device)[rows].reshape(-1)
+        return self._map(lambda tensor: tensor[index])
 
     def reset(self) -> None:
         """Empties the state in place."""

@@ -36,6 +36,7 @@ def gated_linear_attention(
     log_decay: torch.Tensor,
     initial_state: torch.Tensor | None = None,
     resets: torch.Tensor | None = None,
+    overwrite_state: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs the recurrence with the implementation that suits device and length.
 
@@ -48,6 +49,8 @@ def gated_linear_attention(
             `None`.
         resets (`torch.BoolTensor` of shape `(B, T)`, *optional*): Frames before which the state is emptied (the first
             frame of every utterance that is packed behind another one).
+        overwrite_state (`bool`, defaults to `False`): Whether the final state may take the place of the initial one in
+            its memory. It does where no gradients are recorded and nothing is compiled.
 
     Returns:
         `out` of shape `(B, T, H, V)` in the dtype of `v`, and the float32 state after the last frame, `(B, H, K, V)`.
@@ -57,7 +60,7 @@ def gated_linear_attention(
         if kernel is not None:
             return _run_fla(kernel, q, k, v, log_decay, initial_state)
     if q.shape[1] <= RECURRENT_MAX_LENGTH:
-        return recurrent_gated_linear_attention(q, k, v, log_decay, initial_state, resets)
+        return recurrent_gated_linear_attention(q, k, v, log_decay, initial_state, resets, overwrite_state)
     return chunked_gated_linear_attention(q, k, v, log_decay, initial_state, resets)
 
 
@@ -68,6 +71,7 @@ def recurrent_gated_linear_attention(
     log_decay: torch.Tensor,
     initial_state: torch.Tensor | None = None,
     resets: torch.Tensor | None = None,
+    overwrite_state: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence as it is defined, one frame after the other. Arguments and result as [`gated_linear_attention`].
 
@@ -83,9 +87,11 @@ def recurrent_gated_linear_attention(
             decay = decay * ~resets[:, :, None, None]
         state = _initial_state(q, v, initial_state)
         outs = []
+        # In place where nothing is recorded: new memory for a large state costs more than the arithmetic.
+        is_in_place = overwrite_state and _may_be_overwritten(state)
         for q_t, k_t, v_t, decay_t in zip(*(x.unbind(dim=1) for x in (q, k, v, decay)), strict=True):
-            decayed, k_t, v_t = decay_t.unsqueeze(-1) * state, k_t.unsqueeze(-1), v_t.unsqueeze(-2)
-            # In place where nothing is recorded: new memory for a large state costs more than the arithmetic.
+            decay_t, k_t, v_t = decay_t.unsqueeze(-1), k_t.unsqueeze(-1), v_t.unsqueeze(-2)
+            decayed = state.mul_(decay_t) if is_in_place else decay_t * state
             state = decayed.addcmul(k_t, v_t) if torch.is_grad_enabled() else decayed.addcmul_(k_t, v_t)
             outs.append((q_t.unsqueeze(-2) @ state).squeeze(-2))
         out = torch.stack(outs, dim=1) if outs else torch.zeros_like(v)
@@ -116,6 +122,12 @@ def _initial_state(q: torch.Tensor, v: torch.Tensor, initial_state: torch.Tensor
     if initial_state is not None:
         return initial_state.to(dtype)
     return torch.zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype, device=q.device)
+
+
+def _may_be_overwritten(state: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or state.requires_grad:
+        return False
+    return torch.is_inference_mode_enabled() or not state.is_inference()
 
 
 @functools.cache

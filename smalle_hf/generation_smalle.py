@@ -219,7 +219,7 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
         num_rows = model_kwargs["encoder_outputs"][0].shape[0]
         cache = model_kwargs.get("past_key_values")
         if cache is not None:
-            cache = cache.clone().to(self.device)
+            cache = cache.to(self.device)
             if cache.batch_size != num_rows:
                 cache.batch_repeat_interleave(num_rows // cache.batch_size)
         elif generation_config.use_cache is not False:

@@ -149,7 +149,7 @@ class SmallELinearAttention(nn.Module):
             x.unflatten(-1, (self.num_heads, -1))
             for x in (self.q_proj(hidden_states), k, self.v_proj(hidden_states), log_decay)
         )
-        out, state = gated_linear_attention(q, k, v, log_decay, state, resets)
+        out, state = gated_linear_attention(q, k, v, log_decay, state, resets, overwrite_state=True)
         out = self.norm(out).flatten(-2) * F.silu(self.g_proj(hidden_states))
         return self.o_proj(out), state
 
@@ -158,7 +158,7 @@ class SmallELCLMBlock(GradientCheckpointingLayer):
     """Linear causal language model block: gated linear attention, then SwiGLU, each behind a LayerNorm.
 
     `forward(hidden_states (B, T, width), state, mask (B, T), resets (B, T))` returns the hidden states and the state
-    after the last column.
+    after the last column, which takes the place of the given one in memory where no gradients are recorded.
     """
 
     def __init__(self, config: SmallEConfig, hidden_size: int) -> None:

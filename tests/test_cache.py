@@ -1,5 +1,6 @@
 """The state is data: fixed size, copied, cut, joined, moved, saved and loaded like any tensor."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def test_size_does_not_grow(model: SmallEForSpeechGeneration) -> None:
     assert sum(tensor.nbytes for tensor in tensors_of(cache).values()) == expected
 
 
+def test_a_step_writes_the_new_state_over_the_old_one(model: SmallEForSpeechGeneration) -> None:
+    """New memory for all states in every step costs more time than their arithmetic."""
+    cache, columns = spoken(model), random_columns(model.config, 1, batch=3)
+    old_states, old_values = list(cache.states), [state.clone() for state in cache.states]
+    text = random_text(model.config, 6, batch=3)
+    model(input_ids=text, decoder_input_ids=columns, past_key_values=cache)  # keeps the old ones for the gradients
+    assert all(torch.equal(state, value) for state, value in zip(old_states, old_values, strict=True))
+    old_states, old_values = [state.detach() for state in cache.states], [state.clone() for state in cache.states]
+    cache.states = list(old_states)
+    with torch.no_grad():
+        model(input_ids=text, decoder_input_ids=columns, past_key_values=cache)
+    assert [state.data_ptr() for state in cache.states] == [state.data_ptr() for state in old_states]
+    assert not any(torch.equal(state, value) for state, value in zip(cache.states, old_values, strict=True))
+
+
 def test_frames_are_counted_without_padding(model: SmallEForSpeechGeneration) -> None:
     cache = SmallECache(model.config, batch_size=2)
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
@@ -112,9 +128,19 @@ def test_a_new_state_is_saved_too(tmp_path: Path) -> None:
     assert_equal(SmallECache.load(str(tmp_path / "new.safetensors"), config), SmallECache(config, 2))
 
 
-def test_clone_shares_no_memory(model: SmallEForSpeechGeneration) -> None:
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda cache: cache.clone(),
+        lambda cache: cache.to(cache.device),
+        lambda cache: cache[:],
+        lambda cache: cache[[0, 1, 2]],
+    ],
+    ids=["clone", "to", "slice", "list"],
+)
+def test_copies_share_no_memory(model: SmallEForSpeechGeneration, copy: Callable[[SmallECache], SmallECache]) -> None:
     cache = spoken(model)
-    clone = cache.clone()
+    clone = copy(cache)
     assert_equal(clone, cache)
     clone.reset()
     for tensor in tensors_of(clone).values():

@@ -360,6 +360,35 @@ def test_inputs_are_not_changed(form: Op) -> None:
     assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_state_is_written_over_where_that_is_allowed(length: int) -> None:
+    *inputs, state = random_inputs(length)
+    expected = gated_linear_attention(*inputs, state)
+    with torch.no_grad():
+        given = state.clone()
+        found = gated_linear_attention(*inputs, given, overwrite_state=True)
+    assert found[1].data_ptr() == given.data_ptr()
+    for result, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("why", ["gradients", "needs gradients", "inference", "compiling"])
+def test_state_is_not_written_over_where_somebody_needs_it(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    *inputs, state = random_inputs(1)
+    expected, before = gated_linear_attention(*inputs, state), state.clone()
+    if why == "inference":
+        with torch.inference_mode():
+            state = state.clone()
+    if why == "compiling":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    state = state.requires_grad_() if why == "needs gradients" else state
+    with torch.set_grad_enabled(why == "gradients"):
+        found = gated_linear_attention(*inputs, state, overwrite_state=True)
+    for result, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(result, wanted, rtol=0, atol=0)
+    assert torch.equal(state, before)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [*LENGTHS, 200])
 @pytest.mark.parametrize("decay", ["uniform", "model"])
