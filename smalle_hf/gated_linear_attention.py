@@ -8,7 +8,7 @@ Three implementations share one signature `(q, k, v, log_decay, initial_state, r
 
 - [`recurrent_gated_linear_attention`], frame by frame: the definition, and the fastest form of a decoding step;
 - [`chunked_gated_linear_attention`], matrix products over chunks of 64 frames, on any device;
-- the Triton kernels of flash-linear-attention (`pip install smalle-hf[gpu]`), on CUDA.
+- [`fla_gated_linear_attention`], the Triton kernels of flash-linear-attention (`pip install smalle-hf[gpu]`), on CUDA.
 
 [`gated_linear_attention`] picks one. Layout is (batch, time, heads, width), as in flash-linear-attention.
 
@@ -17,13 +17,10 @@ is as good as empty, and the bound keeps the chunked form inside the range of fl
 logsigmoid(x) / 16, comes near it only for x < -80.
 """
 
-import functools
-import importlib
-from collections.abc import Callable
-
 import torch
 
 from .chunked_recurrence import CHUNK_SIZE, MIN_LOG_DECAY, ChunkedRecurrence, full_precision
+from .fla_kernels import fla_gated_linear_attention, kernels_are_installed
 
 RECURRENT_MAX_LENGTH = 8
 """Up to this many frames the recurrent form is faster than a padded chunk."""
@@ -55,11 +52,11 @@ def gated_linear_attention(
     Returns:
         `out` of shape `(B, T, H, V)` in the dtype of `v`, and the float32 state after the last frame, `(B, H, K, V)`.
     """
-    if q.is_cuda and resets is None and not torch.compiler.is_compiling():
-        kernel = _fla_kernel(q.shape[1] <= RECURRENT_MAX_LENGTH)
-        if kernel is not None:
-            return _run_fla(kernel, q, k, v, log_decay, initial_state)
-    if q.shape[1] <= RECURRENT_MAX_LENGTH:
+    is_short = q.shape[1] <= RECURRENT_MAX_LENGTH
+    if q.shape[1] and _has_kernels(q):
+        state = _initial_state(q, v, initial_state)
+        return fla_gated_linear_attention(q, k, v, log_decay, state, resets, is_short)
+    if is_short:
         return recurrent_gated_linear_attention(q, k, v, log_decay, initial_state, resets, overwrite_state)
     return chunked_gated_linear_attention(q, k, v, log_decay, initial_state, resets)
 
@@ -130,28 +127,9 @@ def _may_be_overwritten(state: torch.Tensor) -> bool:
     return torch.is_inference_mode_enabled() or not state.is_inference()
 
 
-@functools.cache
-def _fla_kernel(short: bool) -> Callable | None:
-    """The Triton kernel for short or long inputs, `None` where flash-linear-attention is not installed."""
-    try:
-        ops = importlib.import_module("fla.ops.gla")
-    except ImportError:
-        return None
-    return ops.fused_recurrent_gla if short else ops.chunk_gla
-
-
-def _run_fla(
-    kernel: Callable,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    log_decay: torch.Tensor,
-    initial_state: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    log_decay = log_decay.clamp(min=MIN_LOG_DECAY)
-    gate = {"gk": log_decay} if kernel.__name__ == "fused_recurrent_gla" else {"g": log_decay}
-    out, state = kernel(q, k, v, **gate, scale=None, initial_state=initial_state, output_final_state=True)
-    return out.to(v.dtype), state
+def _has_kernels(q: torch.Tensor) -> bool:
+    """Whether the kernels compute with such tensors. Where there is Triton but no GPU, they are installed and fail."""
+    return q.is_cuda and q.dtype != torch.float64 and kernels_are_installed()
 
 
 __all__ = [
