@@ -24,8 +24,10 @@ from ..modeling_smalle import SmallEForSpeechGeneration
 from ..processing_smalle import SmallEProcessor
 from ..voice_files import VOICES_FOLDER
 from .configuration import SmallEOnnxConfig
+from .fused_layers import add_definitions, fuse_layers
 from .graphs import (
     PREFILL_COLUMNS,
+    CodecDecoder,
     DecoderPrefillGraph,
     DecoderStepGraph,
     TextEncoderGraph,
@@ -145,11 +147,12 @@ def export_graphs(model: SmallEForSpeechGeneration) -> dict[str, onnx.ModelProto
     return {name: export_graph(name, *job) for name, job in progress}
 
 
-Job = tuple[nn.Module, dict[str, torch.Tensor], list[str]]
+Job = tuple[nn.Module, dict[str, torch.Tensor], list[str], nn.Module]
 
 
 def graph_jobs(model: SmallEForSpeechGeneration) -> dict[str, Job]:
-    """What is to be exported, by the names of the graphs: module, examples of its inputs, names of its outputs."""
+    """What is to be exported, by the names of the graphs: module, examples of its inputs, names of its outputs, and
+    the module that says what the graph has to compute."""
     config, generator = model.config, torch.Generator().manual_seed(0)
 
     def random_ids(size: int, *shape: int) -> torch.Tensor:
@@ -160,7 +163,8 @@ def graph_jobs(model: SmallEForSpeechGeneration) -> dict[str, Job]:
     inputs = {"input_ids": random_ids(config.vocab_size, NUM_TOKENS), "attention_mask": text_mask}
     with torch.no_grad():
         text = text_encoder(**inputs)
-    jobs: dict[str, Job] = {"text_encoder": (text_encoder, inputs, [f"text_{index}" for index in range(len(text))])}
+    outputs = [f"text_{index}" for index in range(len(text))]
+    jobs: dict[str, Job] = {"text_encoder": (text_encoder, inputs, outputs, text_encoder)}
     states = [torch.randn(BATCH, *shape, generator=generator) for shape in state_shapes(config)]
     columns = random_ids(config.audio_vocab_size, PREFILL_COLUMNS, config.num_codebooks)
     audio_mask = torch.ones(BATCH, PREFILL_COLUMNS, dtype=torch.long)
@@ -169,12 +173,16 @@ def graph_jobs(model: SmallEForSpeechGeneration) -> dict[str, Job]:
     more |= {f"text_{index}": tensor for index, tensor in enumerate(text)}
     more |= {f"state_{index}": tensor for index, tensor in enumerate(states)}
     new_states = [f"new_state_{index}" for index in range(len(states))]
-    step, prefill = DecoderStepGraph(model, len(text)), DecoderPrefillGraph(model, len(text))
-    jobs["decoder_step"] = (step, {"audio_ids": columns[:, 0], **more}, ["logits", "alignment", *new_states])
-    jobs["decoder_prefill"] = (prefill, {"audio_ids": columns, "audio_mask": audio_mask, **more}, new_states)
+    fused, given = fuse_layers(model.model), (model, model.model, len(text))
+    step, prefill = DecoderStepGraph(model, fused, len(text)), DecoderPrefillGraph(model, fused, len(text))
+    outputs = ["logits", "alignment", *new_states]
+    jobs["decoder_step"] = (step, {"audio_ids": columns[:, 0], **more}, outputs, DecoderStepGraph(*given))
+    inputs = {"audio_ids": columns, "audio_mask": audio_mask, **more}
+    jobs["decoder_prefill"] = (prefill, inputs, new_states, DecoderPrefillGraph(*given))
     if model.codec_model is not None:
         codes = random_ids(config.codebook_size, config.num_codebooks, NUM_FRAMES)
-        jobs["codec_decoder"] = (codec_graph(model.codec_model), {"audio_codes": codes}, ["audio"])
+        codec = model.codec_model
+        jobs["codec_decoder"] = (codec_graph(codec), {"audio_codes": codes}, ["audio"], CodecDecoder(codec))
     return jobs
 
 
@@ -187,33 +195,43 @@ DYNAMIC_AXES = {
 """Dimensions of the inputs that may have any size; of all others, the first one."""
 
 
-def export_graph(name: str, module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str]) -> onnx.ModelProto:
-    """One graph, which is known to compute what the module computes of the examples.
+def export_graph(
+    name: str,
+    module: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    outputs: list[str],
+    reference: nn.Module | None = None,
+) -> onnx.ModelProto:
+    """One graph, which is known to compute what the reference computes of the examples.
 
     Args:
         name (`str`): Its name, for messages.
         module (`nn.Module`): One of those of `graphs.py`.
         inputs (`dict[str, torch.Tensor]`): Examples of its inputs by name.
         outputs (`list[str]`): Names of its outputs.
+        reference (`nn.Module`, *optional*): Computes the same in PyTorch, if the module itself does not.
 
     Raises:
         ValueError: This version of torch cannot export the module, or does it wrongly.
     """
     packed = [key for key in inputs if key.startswith(("text_", "state_"))]
     axes = {key: DYNAMIC_AXES.get(key.rpartition("_")[0] if key in packed else key, {0: "batch"}) for key in inputs}
-    # Copies: the exporter takes one tensor that is given twice for one input.
-    arguments: list[Any] = [tensor.clone() for key, tensor in inputs.items() if key not in packed]
     dynamic: list[Any] = [axes[key] for key in inputs if key not in packed]
     if packed:
-        arguments.append(tuple(inputs[key].clone() for key in packed))
         dynamic.append(tuple(axes[key] for key in packed))
+
+    def arguments() -> tuple[Any, ...]:
+        # Copies: the exporter takes one tensor that is given twice for one input, and a step may overwrite states.
+        single = [tensor.clone() for key, tensor in inputs.items() if key not in packed]
+        return (*single, tuple(inputs[key].clone() for key in packed)) if packed else tuple(single)
+
     with torch.no_grad():
-        expected = module.eval()(*arguments)
+        expected = (reference or module).eval()(*arguments())
     try:
         with _silence():
             program = torch.onnx.export(
-                module,
-                tuple(arguments),
+                module.eval(),
+                arguments(),
                 dynamo=True,
                 dynamic_shapes=tuple(dynamic),
                 opset_version=OPSET,
@@ -225,7 +243,7 @@ def export_graph(name: str, module: nn.Module, inputs: dict[str, torch.Tensor], 
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"torch {torch.__version__} cannot export the {name} ({reason}).") from error
-    graph = program.model_proto if program is not None else onnx.ModelProto()
+    graph = add_definitions(program.model_proto if program is not None else onnx.ModelProto())
     check_graph(name, graph, inputs, [expected] if isinstance(expected, torch.Tensor) else list(expected))
     return graph
 

@@ -31,7 +31,7 @@ from ..generation_smalle import _alignment
 from ..layers_small_codec import MAX_MAGNITUDE, InverseStft
 from ..layers_smalle import positions_in_segments
 from ..modeling_small_codec import SmallCodecModel
-from ..modeling_smalle import SmallEForSpeechGeneration
+from ..modeling_smalle import SmallEForSpeechGeneration, SmallEModel
 
 PREFILL_COLUMNS = CHUNK_SIZE
 """Columns that `decoder_prefill` takes at once: a chunk of the recurrence."""
@@ -50,11 +50,17 @@ class TextEncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """What the two decoder graphs share: columns of audio ids through all blocks."""
+    """What the two decoder graphs share: columns of audio ids through all blocks.
 
-    def __init__(self, model: SmallEForSpeechGeneration, num_text_tensors: int) -> None:
+    Args:
+        model ([`SmallEForSpeechGeneration`]): Gives configuration and heads.
+        decoder ([`SmallEModel`]): Gives the blocks: the model's own, or fused ones.
+        num_text_tensors (`int`): How many tensors there are of the text.
+    """
+
+    def __init__(self, model: SmallEForSpeechGeneration, decoder: SmallEModel, num_text_tensors: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.decoder = model, decoder
         self.num_text_tensors = num_text_tensors
 
     def run_blocks(
@@ -66,7 +72,7 @@ class DecoderGraph(nn.Module):
         tensors: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Hidden states, attention maps and new states; `tensors` are the text and the old states."""
-        model = self.model.model
+        model = self.decoder
         cache = SmallECache(self.model.config, batch_size=0)
         text, cache.states = tensors[: self.num_text_tensors], list(tensors[self.num_text_tensors :])
         positions = frame_index[:, None]
@@ -91,7 +97,8 @@ class DecoderStepGraph(DecoderGraph):
         hidden_states, attentions, states = self.run_blocks(
             audio_ids[:, None], None, frame_index, attention_mask, tensors
         )
-        logits = self.model.compute_logits(hidden_states[:, 0])
+        # The heads as a product of three dimensions, as all others: it is put into 8 bits with them.
+        logits = self.model.compute_logits(hidden_states)[:, 0]
         return logits, _alignment(attentions[:, :, 0], self.model.config), *states
 
 
@@ -109,13 +116,23 @@ class DecoderPrefillGraph(DecoderGraph):
         return tuple(self.run_blocks(audio_ids, audio_mask, frame_index, attention_mask, tensors)[2])
 
 
-class CodecDecoderGraph(nn.Module):
-    """Codes of whole utterances of one length to waveforms."""
+class CodecDecoder(nn.Module):
+    """Codes of whole utterances of one length to waveforms, in PyTorch."""
 
     def __init__(self, codec: PreTrainedModel) -> None:
         super().__init__()
+        self.codec = codec
+
+    def forward(self, audio_codes: torch.Tensor) -> torch.Tensor:
+        return _decode(self.codec, audio_codes)
+
+
+class CodecDecoderGraph(CodecDecoder):
+    """The same as it can be exported."""
+
+    def __init__(self, codec: PreTrainedModel) -> None:
         # No deep copy, which would share the classes that parametrizations are removed from.
-        self.codec = type(codec)(codec.config).eval()
+        super().__init__(type(codec)(codec.config).eval())
         self.codec.load_state_dict(codec.state_dict())
         for module in list(self.codec.modules()):
             if is_parametrized(module, "weight"):
@@ -128,9 +145,6 @@ class CodecDecoderGraph(nn.Module):
                 del module.padding_total
                 module.padding_total = padding
                 module._get_extra_padding_for_conv1d = _no_extra_padding
-
-    def forward(self, audio_codes: torch.Tensor) -> torch.Tensor:
-        return _decode(self.codec, audio_codes)
 
 
 class Lstm(nn.Module):
@@ -217,6 +231,7 @@ def codec_graph(codec: Any) -> nn.Module:
 
 __all__ = [
     "PREFILL_COLUMNS",
+    "CodecDecoder",
     "CodecDecoderGraph",
     "DecoderPrefillGraph",
     "DecoderStepGraph",

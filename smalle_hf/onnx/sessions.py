@@ -77,7 +77,8 @@ class OnnxGraphs:
 
 
 class OnnxState:
-    """The recurrent state of one generation. Two sets of buffers take turns as input and output of a step.
+    """The recurrent state of one generation. A step writes the new state over the old one, which every operator reads
+    before, or while, it writes: for large states and several rows, moving them is most of the work.
 
     Args:
         graphs ([`OnnxGraphs`]): The model.
@@ -91,24 +92,22 @@ class OnnxState:
         self.audio_ids = np.zeros((rows, config.num_codebooks), dtype=np.int64)
         self.logits = np.zeros((rows, config.num_codebooks, config.audio_vocab_size), dtype=np.float32)
         self.alignment = np.zeros(text["attention_mask"].shape, dtype=np.float32)
-        self._buffers = [
-            [np.zeros((rows, *shape), dtype=np.float32) for shape in config.state_shapes] for _ in range(2)
-        ]
-        self._turn = 0
-        self._run = graphs.decoder_step.run_with_iobinding
-        self._bindings = [self._bind(*self._buffers), self._bind(*self._buffers[::-1])]
+        self.states = [np.zeros((rows, *shape), dtype=np.float32) for shape in config.state_shapes]
+        self._binding = self._bind()
 
-    def _bind(self, old: list[np.ndarray], new: list[np.ndarray]) -> Any:
+    def _bind(self) -> Any:
+        """Inputs and outputs of a step, whose memory stays the same."""
         wrap: Callable[[np.ndarray], Any] = self.graphs._runtime.OrtValue.ortvalue_from_numpy  # shares the memory
         binding = self.graphs.decoder_step.io_binding()
         inputs = {**self.text, "frame_index": self.frame_index, "audio_ids": self.audio_ids}
-        inputs |= {f"state_{index}": state for index, state in enumerate(old)}
         outputs = {"logits": self.logits, "alignment": self.alignment}
-        outputs |= {f"new_state_{index}": state for index, state in enumerate(new)}
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, wrap(array))
         for name, array in outputs.items():
             binding.bind_ortvalue_output(name, wrap(array))
+        for index, state in enumerate(map(wrap, self.states)):
+            binding.bind_ortvalue_input(f"state_{index}", state)
+            binding.bind_ortvalue_output(f"new_state_{index}", state)
         return binding
 
     def prefill(self, audio_ids: np.ndarray, audio_mask: np.ndarray) -> None:
@@ -117,14 +116,14 @@ class OnnxState:
         padding = -audio_ids.shape[1] % chunk
         audio_ids = np.pad(audio_ids, ((0, 0), (0, padding), (0, 0)))
         audio_mask = np.pad(audio_mask, ((0, 0), (0, padding)))
-        states = self._buffers[self._turn]
+        states = self.states
         for start in range(0, audio_ids.shape[1], chunk):
             ids, mask = (np.ascontiguousarray(x[:, start : start + chunk]) for x in (audio_ids, audio_mask))
             inputs = {"audio_ids": ids, "audio_mask": mask, "frame_index": self.frame_index, **self.text}
             inputs |= {f"state_{index}": state for index, state in enumerate(states)}
             states = self.graphs.decoder_prefill.run(None, inputs)
             self.frame_index += mask.sum(axis=1)
-        for buffer, state in zip(self._buffers[self._turn], states, strict=True):
+        for buffer, state in zip(self.states, states, strict=True):
             buffer[:] = state
 
     def step(self, audio_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,8 +133,7 @@ class OnnxState:
             Logits `(B, Q, V)` and alignment `(B, S)`: the same memory at every step, which the next one overwrites.
         """
         self.audio_ids[:] = audio_ids
-        self._run(self._bindings[self._turn])
-        self._turn = 1 - self._turn
+        self.graphs.decoder_step.run_with_iobinding(self._binding)
         self.frame_index += 1
         return self.logits, self.alignment
 
