@@ -5,8 +5,8 @@ The kernels are wrapped as operators of PyTorch, with their gradient and with th
 and all of them can be captured in a CUDA graph.
 
 Where the state is emptied, the kernels are given a decay of exp(-50), which no float32 can tell from zero. They stay
-finite there, as they never take the reciprocal of a decay. Their own way to pack sequences (`cu_seqlens`) waits for the
-device three times per layer and step, to read the number of chunks.
+finite there, as they never take the reciprocal of a decay. Their own way to pack sequences, `cu_seqlens`, waits for
+the device three times per layer and step, to read the number of chunks.
 """
 
 import functools
