@@ -68,7 +68,7 @@ def ids_to_codes(ids: torch.Tensor, config: SmallEConfig) -> torch.Tensor:
     Returns:
         `torch.LongTensor` of the same shape.
     """
-    return (ids - config.codebook_offset).clamp(min=0)
+    return (ids - config.codebook_offset).clamp_(min=0)
 
 
 def check_codes(codes: torch.Tensor, config: SmallEConfig, name: str = "codes") -> None:

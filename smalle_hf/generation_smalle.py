@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from .cache_smalle import SmallECache
 from .candidates_smalle import check_candidate_options, expand_randomness, keep_best
+from .column_blocks import ColumnBlocks
 from .delay_pattern import apply_delay, ids_to_codes, revert_delay
 from .delayed_rows import DelayedRows
 from .generation_checks import check_generation_inputs, check_generation_options, check_voice_prompt
@@ -299,12 +300,12 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
     ) -> SmallEGenerateOutput | torch.Tensor | None:
         """What `generate` returns of the columns."""
         needs_alignments = generation_config.return_alignments or generation_config.num_candidates > 1
-        ids, scores, logits = [ids_before], [], []
-        alignments = [] if alignments_before is None else [alignments_before]
+        ids, scores, logits = ColumnBlocks(ids_before), [], []
+        alignments = ColumnBlocks(rows.alignments[:, :0] if alignments_before is None else alignments_before)
         for column in columns:
-            ids.append(column.ids[:, None])
+            ids.append(column.ids)
             if needs_alignments:
-                alignments.append(column.alignment[:, None])
+                alignments.append(column.alignment)
             if generation_config.output_scores:
                 scores.append(column.scores)
             if generation_config.output_logits:
@@ -314,10 +315,10 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
 
         lengths = rows.lengths()
         is_frame = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-        delayed_ids = torch.cat(ids, dim=1)
+        delayed_ids = ids.join()
         codes = ids_to_codes(revert_delay(delayed_ids, self.config)[:, : is_frame.shape[1]], self.config)
         output = SmallEGenerateOutput(
-            sequences=codes * is_frame[..., None],
+            sequences=codes.mul_(is_frame[..., None]),
             sequence_lengths=lengths,
             is_finished=rows.is_finished,
             delayed_ids=delayed_ids[:, ids_before.shape[1] :],
@@ -326,7 +327,7 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
             past_key_values=cache,
         )
         if needs_alignments:
-            aligned = torch.cat(alignments or [rows.alignments], dim=1)[:, : is_frame.shape[1]]
+            aligned = alignments.join()[:, : is_frame.shape[1]]
             output.alignments = aligned * is_frame[..., None]
         output, limits = keep_best(output, rows.limits, model_kwargs.get("attention_mask"), goes_on, generation_config)
         self._report_limit(output.is_finished, output.sequence_lengths, limits, generation_config)
