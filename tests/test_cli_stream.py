@@ -13,9 +13,8 @@ import soundfile
 import torch
 from codec_models import lively_codec, small_codec_config
 
-import smalle_cli
 from smalle_hf import SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
-from smalle_hf.cli import audio_sinks
+from smalle_hf.cli import audio_sinks, command_line
 from smalle_hf.voice_files import save_voice
 
 SHORT = ["--max-seconds", "0.6"]
@@ -44,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return smalle_cli.main([str(argument) for argument in arguments])
+    return command_line.main([str(argument) for argument in arguments])
 
 
 def speak(checkpoint: Path, text: str, output: object, *more: object) -> np.ndarray:

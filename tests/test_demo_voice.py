@@ -113,7 +113,17 @@ def test_rows_of_a_batch_are_what_they_are_alone(model, processor):
 def test_the_command_speaks_without_a_model_named(tmp_path):
     path = tmp_path / "speech.wav"
     started = time.perf_counter()
-    command = [sys.executable, "-m", "smalle_cli", "speak", SENTENCE, "-o", str(path), "--voice", "slt"]
+    command = [
+        sys.executable,
+        "-m",
+        "smalle_hf.cli.command_line",
+        "speak",
+        SENTENCE,
+        "-o",
+        str(path),
+        "--voice",
+        "slt",
+    ]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     print(f"cold start to file: {time.perf_counter() - started:.1f} s")
     waveform, rate = soundfile.read(path)

@@ -24,8 +24,8 @@ pytest.importorskip("onnxscript", reason="needs the exporter: pip install onnxsc
 import onnx
 import onnxruntime
 
-import smalle_cli
 from smalle_hf import SmallCodecConfig, SmallEForSpeechGeneration, SmallEProcessor
+from smalle_hf.cli import command_line
 from smalle_hf.onnx import SmallEOnnxModel, SmallEOnnxProcessor
 from smalle_hf.onnx import export as export_module
 from smalle_hf.onnx.export import export_graph, write_model
@@ -265,8 +265,8 @@ def test_speaks_without_torch(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'onnx', 'onnxscript'): sys.modules[name] = None\n"
-        "import smalle_cli\n"
-        "sys.exit(smalle_cli.main(sys.argv[1:]))"
+        "from smalle_hf.cli import command_line\n"
+        "sys.exit(command_line.main(sys.argv[1:]))"
     )
     arguments = ["speak", "Two words. And three more.", "-o", "out.wav", "--model", str(folder)]
     for more in ([], ["--stream"]):
@@ -288,19 +288,19 @@ def test_command_exports_and_refuses_what_is_there(
     graphs = {name: onnx.load(folder / f"{name}.onnx") for name in names}
     monkeypatch.setattr(export_module, "export_graphs", lambda _: graphs)
     out = tmp_path / "out"
-    assert smalle_cli.main(["export", str(checkpoint), str(out), "--quantize", "none"]) == 0
+    assert command_line.main(["export", str(checkpoint), str(out), "--quantize", "none"]) == 0
     assert (out / "weights.bin").read_bytes() == (folder / "weights.bin").read_bytes()
     assert (out / "voices" / "ann.safetensors").is_file()
     assert (out / "README.md").read_text() == "# A card\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert smalle_cli.main(["export", str(checkpoint), str(out)]) == 1
+    assert command_line.main(["export", str(checkpoint), str(out)]) == 1
     assert "is there already" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_command_speaks_with_a_voice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     base = ["speak", "Four five.", "--model", str(folder), "-o", str(tmp_path / "a.wav")]
-    assert smalle_cli.main([*base, "--voice", "ann", "--max-seconds", "0.05"]) == 0
+    assert command_line.main([*base, "--voice", "ann", "--max-seconds", "0.05"]) == 0
     assert len(soundfile.read(tmp_path / "a.wav")[0]) <= 0.05 * RATE + 20
     capsys.readouterr()
     for more, message in (
@@ -309,7 +309,7 @@ def test_command_speaks_with_a_voice(folder: Path, tmp_path: Path, capsys: pytes
         (["--device", "cuda"], "--device"),
         (["--voice", str(tmp_path / "a.wav")], "smalle encode"),
     ):
-        assert smalle_cli.main([*base, *more]) == 1
+        assert command_line.main([*base, *more]) == 1
         assert message in capsys.readouterr().err
 
 

@@ -73,9 +73,9 @@ def test_wheel_holds_every_module_and_the_type_marker(wheel: zipfile.ZipFile, re
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_licence_and_nothing_beside_the_package_but_its_command_line(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_the_licence_and_nothing_beside_the_package(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
-    assert {name.split("/")[0].partition("-")[0] for name in wheel.namelist()} == {"smalle_hf", "smalle_cli.py"}
+    assert {name.split("/")[0].partition("-")[0] for name in wheel.namelist()} == {"smalle_hf"}
 
 
 @pytest.mark.slow

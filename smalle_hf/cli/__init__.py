@@ -1,1 +1,1 @@
-"""What the sub-commands of `smalle` do, a module each with `run(options)`. `smalle_cli` reads the command line."""
+"""The `smalle` command: `command_line` reads what is wanted; each sub-command is a module with `run(options)`."""

@@ -1,7 +1,7 @@
 """The command line of Small-E: `smalle speak`, `info`, `export`, `convert`, `encode` and `decode`.
 
-It stands beside the package and not in it: importing the package loads torch, which takes seconds, and neither help
-nor a mistyped option should. The sub-commands themselves are in `smalle_hf.cli`.
+It imports nothing that imports torch, which takes seconds, before the command line is known to make sense: the modules
+beside it, one for each sub-command, do.
 """
 
 import argparse
