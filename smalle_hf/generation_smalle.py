@@ -21,6 +21,7 @@ from transformers.utils import logging
 from .cache_smalle import SmallECache
 from .candidates_smalle import check_candidate_options, expand_randomness, keep_best
 from .column_blocks import ColumnBlocks
+from .decoding_step import decoding_step
 from .delay_pattern import apply_delay, ids_to_codes, revert_delay
 from .delayed_rows import DelayedRows
 from .generation_checks import check_generation_inputs, check_generation_options, check_voice_prompt
@@ -392,9 +393,6 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
     ) -> Iterator[SmallEColumn]:
         """Emits column after column until every row is done. `rows` stands behind the column that is emitted."""
         cache = model_kwargs.get("past_key_values")
-        step = self.__call__
-        if self._valid_auto_compile_criteria(model_kwargs, generation_config):
-            step = self.get_compiled_call(generation_config.compile_config)
         forward: Callable[..., Any] = self.__call__  # the first call may have any length
         mask = model_kwargs.pop("decoder_attention_mask", None)
         model_kwargs.pop("logits_to_keep", None)
@@ -402,37 +400,39 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
         # What processors and criteria are shown: the last input column, then the emitted ones.
         seen = input_ids[:, -1:]
         needs_ids = bool(stopping_criteria) or not all(isinstance(p, _ID_FREE_WARPERS) for p in logits_processor)
-        if mask is None and cache is not None and rows.is_done.any():
+        num_done = int(rows.is_done.sum())
+        if mask is None and cache is not None and num_done:
             mask = (~rows.is_done)[:, None].long()
-        while self._has_unfinished_sequences(bool(rows.is_done.all()), synced_gpus, device=input_ids.device):
-            inputs = self.prepare_inputs_for_generation(input_ids, decoder_attention_mask=mask, **model_kwargs)
-            outputs = forward(**inputs, output_attentions=True, logits_to_keep=_last_columns(mask))
-            forward = step
-            raw = _take_last(outputs.logits, mask).float()
-            alignment = _alignment(_take_last(outputs.cross_attentions.transpose(1, 2), mask), self.config)
-            scores = rows.restrict(raw, generation_config.min_new_tokens or 0)
-            flat_ids, flat_scores = seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)
-            for processor in logits_processor:  # calling the list itself would look up their signatures every time
-                flat_scores = processor(flat_ids, flat_scores)
-            scores = flat_scores.view_as(raw)
-            ids = rows.dictate(choose_ids(scores, num_sampled, generation_config.generators))
-            running = ~rows.is_done
-            rows.advance(ids, alignment)
-            if running.any():
-                yield SmallEColumn(ids, alignment, scores, raw, running)
-            if needs_ids:
-                seen = torch.cat([seen, ids[:, None]], dim=1)
-                # Not before a whole frame is there: what a generation leaves behind can then be continued.
-                if rows.num_columns > self.config.max_delay:
-                    rows.is_done = rows.is_done | stopping_criteria(seen, scores)
-            frozen = rows.is_done.any()
-            if cache is None:  # everything anew, frozen rows included: their columns are masked
-                mask = torch.ones_like(input_ids[..., 0]) if mask is None else mask
-                mask = torch.cat([mask, (~rows.is_done)[:, None].to(mask.dtype)], dim=1)
-                input_ids = torch.cat([input_ids, ids[:, None]], dim=1)
-            else:
-                mask = (~rows.is_done)[:, None].long() if frozen else None
-                input_ids = ids[:, None]
+        with decoding_step(self, model_kwargs, generation_config) as step:
+            while self._has_unfinished_sequences(num_done == len(input_ids), synced_gpus, input_ids.device):
+                inputs = self.prepare_inputs_for_generation(input_ids, decoder_attention_mask=mask, **model_kwargs)
+                outputs = forward(**inputs, output_attentions=True, logits_to_keep=_last_columns(mask))
+                forward = step
+                raw = _take_last(outputs.logits, mask).float()
+                alignment = _alignment(_take_last(outputs.cross_attentions.transpose(1, 2), mask), self.config)
+                scores = rows.restrict(raw, generation_config.min_new_tokens or 0)
+                flat_ids, flat_scores = seen.transpose(1, 2).flatten(0, 1), scores.flatten(0, 1)
+                for processor in logits_processor:  # calling the list itself would look up their signatures every time
+                    flat_scores = processor(flat_ids, flat_scores)
+                scores = flat_scores.view_as(raw)
+                ids = rows.dictate(choose_ids(scores, num_sampled, generation_config.generators))
+                running = ~rows.is_done
+                rows.advance(ids, alignment)
+                if num_done < len(running):
+                    yield SmallEColumn(ids, alignment, scores, raw, running)
+                if needs_ids:
+                    seen = torch.cat([seen, ids[:, None]], dim=1)
+                    # Not before a whole frame is there: what a generation leaves behind can then be continued.
+                    if rows.num_columns > self.config.max_delay:
+                        rows.is_done = rows.is_done | stopping_criteria(seen, scores)
+                num_done = int(rows.is_done.sum())  # the only time that a step waits for the device
+                if cache is None:  # everything anew, frozen rows included: their columns are masked
+                    mask = torch.ones_like(input_ids[..., 0]) if mask is None else mask
+                    mask = torch.cat([mask, (~rows.is_done)[:, None].to(mask.dtype)], dim=1)
+                    input_ids = torch.cat([input_ids, ids[:, None]], dim=1)
+                else:
+                    mask = (~rows.is_done)[:, None].long() if num_done else None
+                    input_ids = ids[:, None]
 
     def _report_limit(
         self, is_finished: Any, lengths: Any, limits: torch.Tensor, generation_config: GenerationConfig
