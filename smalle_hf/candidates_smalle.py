@@ -5,15 +5,9 @@ from typing import Any
 
 import torch
 
-from .alignment import analyze_alignment
+from .alignment_scores import SEED_STRIDE, choose_candidates, score_alignment
 from .outputs_smalle import SmallEGenerateOutput
 from .sampling_smalle import Generators
-
-UNFINISHED_PENALTY = 4.0
-"""More than all the terms of a score that it is added to can make up for."""
-
-SEED_STRIDE = 1_000_003
-"""Distance between the seeds of two candidates. Far more than a batch has rows, so that no two rows share a seed."""
 
 
 def check_candidate_options(options: dict[str, Any]) -> int:
@@ -106,24 +100,11 @@ def score_alignments(
     Returns:
         `torch.FloatTensor` of shape `(B,)`: Scores; the higher the better, at most 1.
     """
-    if alignments.shape[1] == 0:
-        alignments = alignments.new_zeros(len(alignments), 1, alignments.shape[2])
-    index = torch.arange(alignments.shape[2], device=alignments.device)
-    token_lengths = torch.where(required_tokens, index + 1, 0).amax(dim=1)
-    if start is not None:
-        required_tokens = required_tokens & (index >= start[:, None])
-    report = analyze_alignment(alignments, frame_lengths, required_tokens=required_tokens)
-    required = required_tokens.sum(dim=1).clamp(min=1)
-    backward = report.backward_max
-    if start is not None:
-        is_frame = torch.arange(alignments.shape[1], device=alignments.device) < frame_lengths[:, None]
-        earliest = report.positions.masked_fill(~is_frame, float("inf")).amin(dim=1)
-        backward = torch.maximum(backward, start - earliest)
-    missed = (report.skipped | report.unfinished).sum(dim=1)
-    end = (token_lengths - 1 - report.path[:, -1]).clamp(min=0)
-    faults = [missed, report.repeated.sum(dim=1), backward, end]
-    shares = torch.stack([(fault / required).clamp(max=1.0) for fault in faults])
-    return 1.0 - shares.sum(dim=0) - UNFINISHED_PENALTY * (~is_finished)
+    starts = [None] * len(alignments) if start is None else start.tolist()
+    weights, required = alignments.detach().float().cpu().numpy(), required_tokens.cpu().numpy()
+    rows = zip(weights, frame_lengths.tolist(), is_finished.tolist(), required, starts, strict=True)
+    scores = [score_alignment(row[:length], finished, tokens, first) for row, length, finished, tokens, first in rows]
+    return torch.tensor(scores, device=alignments.device)
 
 
 def keep_best(
@@ -152,19 +133,12 @@ def keep_best(
     alignments: Any = output.alignments
     lengths: Any = output.sequence_lengths
     is_finished: Any = output.is_finished
-    required = torch.ones(alignments.shape[0], alignments.shape[2], dtype=torch.bool, device=alignments.device)
-    if attention_mask is not None:
-        required &= attention_mask.to(required)
-    # A text stands between its begin and end tokens, which nobody speaks.
-    last = required.sum(dim=1, keepdim=True) - 1
-    index = torch.arange(required.shape[1], device=required.device)
-    required &= (index > 0) & (index < last)
-    start = None
-    if goes_on and alignments.shape[1]:
-        first = alignments[:, 0].argmax(dim=1).view(-1, num_candidates)
-        start = first.median(dim=1).values.repeat_interleave(num_candidates)
-    scores = score_alignments(alignments, lengths, is_finished, required, start).view(-1, num_candidates)
-    chosen = scores.argmax(dim=1) + num_candidates * torch.arange(len(scores), device=scores.device)
+    mask = torch.ones(alignments.shape[0], alignments.shape[2]) if attention_mask is None else attention_mask
+    weights, sizes, ends, words = (
+        tensor.cpu().numpy() for tensor in (alignments.float(), lengths, is_finished, mask.bool())
+    )
+    found = choose_candidates(weights, sizes, ends, words, goes_on, num_candidates)
+    scores, chosen = (torch.from_numpy(array).to(alignments.device) for array in found)
     best: Any = SmallEGenerateOutput(**{name: _take_rows(value, chosen) for name, value in output.items()})
     num_frames = int(lengths[chosen].max())
     best.sequences = best.sequences[:, :num_frames]

@@ -138,8 +138,8 @@ def speak(
         if options.stream and voice:
             num_frames = 0
             for chunk in model.stream(**inputs, chunk_ms=options.chunk_ms):
-                num_frames += len(chunk) // config.frame_length
-                yield joiner.push(chunk)
+                num_frames += int(chunk.sequence_lengths[0])
+                yield joiner.push(chunk.audio[0])
         else:
             output = model.generate(**inputs)
             num_frames = int(output.sequence_lengths[0])

@@ -1,7 +1,8 @@
 """Small-E as ONNX graphs: `smalle export` writes them, and these classes speak with them, without torch."""
 
 from .configuration import SmallEOnnxConfig
-from .modeling import SmallEOnnxModel, SmallEOnnxOutput
+from .modeling import SmallEOnnxModel
+from .outputs import SmallEOnnxChunk, SmallEOnnxOutput
 from .processing import SmallEOnnxProcessor
 
-__all__ = ["SmallEOnnxConfig", "SmallEOnnxModel", "SmallEOnnxOutput", "SmallEOnnxProcessor"]
+__all__ = ["SmallEOnnxChunk", "SmallEOnnxConfig", "SmallEOnnxModel", "SmallEOnnxOutput", "SmallEOnnxProcessor"]

@@ -31,8 +31,12 @@ from transformers.models.encodec.modeling_encodec import (
 )
 
 from ..codec_smalle import _decode, codebook_options
-from ..layers_small_codec import MAX_MAGNITUDE, ConditionalLayerNorm, FrameConvolution, LogMelSpectrogram
+from ..configuration_smalle import SmallEConfig
+from ..layers_small_codec import MAX_MAGNITUDE, FrameConvolution, LogMelSpectrogram
 from ..modeling_small_codec import SmallCodecModel
+
+BATCH, NUM_FRAMES = 2, 20
+"""Sizes of the examples: any but 0 and 1, which the exporter takes for constants."""
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -173,7 +177,8 @@ class EncodecDecoderGraph(nn.Module):
     def forward(
         self, audio_codes: torch.Tensor, frame_index: torch.Tensor, num_frames: torch.Tensor, states: Tensors
     ) -> Tensors:
-        old, new = iter(states), []
+        old = iter(states)
+        new: list[torch.Tensor] = []
         is_first = (frame_index == 0)[:, None, None]
         index = frame_index[:, None] + torch.arange(audio_codes.shape[2])
         hidden = self.codec.quantizer.decode(audio_codes.transpose(0, 1))
@@ -398,6 +403,32 @@ def codec_encoder(codec: PreTrainedModel, num_codebooks: int) -> nn.Module | Non
     return None
 
 
+def codec_jobs(codec: PreTrainedModel, config: SmallEConfig, with_encoder: bool) -> dict[str, Any]:
+    """The graphs of a codec by their names: module, examples of its inputs, names of its outputs.
+
+    Args:
+        codec (`PreTrainedModel`): The codec.
+        config ([`SmallEConfig`]): Of the model that it belongs to.
+        with_encoder (`bool`): Whether recordings are to be encoded, where that is possible.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (BATCH, config.num_codebooks, NUM_FRAMES)
+    inputs = {"audio_codes": torch.randint(config.codebook_size, shape, generator=generator)}
+    decoder, outputs = streaming_decoder(codec), ["audio"]
+    if decoder is not None:
+        inputs |= {"frame_index": torch.tensor([0, 5]), "num_frames": torch.tensor([NUM_FRAMES, 15])}
+        shapes = decoder.state_shapes()
+        states = [torch.rand(BATCH, *shape, generator=generator) for shape in shapes]
+        inputs |= {f"state_{index}": state for index, state in enumerate(states)}
+        outputs += [f"new_state_{index}" for index in range(len(shapes))]
+    jobs: dict[str, Any] = {"codec_decoder": (decoder or WholeDecoderGraph(codec), inputs, outputs)}
+    encoder = codec_encoder(codec, config.num_codebooks) if with_encoder else None
+    if encoder is not None:
+        audio = 0.3 * torch.randn(BATCH, NUM_FRAMES, config.frame_length, generator=generator)
+        jobs["codec_encoder"] = (encoder, {"audio": audio}, ["audio_codes"])
+    return jobs
+
+
 __all__ = [
     "EncodecDecoderGraph",
     "EncodecEncoderGraph",
@@ -405,5 +436,6 @@ __all__ = [
     "SmallCodecEncoderGraph",
     "WholeDecoderGraph",
     "codec_encoder",
+    "codec_jobs",
     "streaming_decoder",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_NAME = "onnx_config.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,13 @@ class SmallEOnnxConfig:
     Args:
         state_shapes (`list[list[int]]`): Heads, key width and value width of every recurrent state.
         prefill_columns (`int`): Columns that the prefill graph takes at once.
-        min_codec_frames (`int`): Fewest frames that the codec's graph decodes.
-        codec_lookback, codec_lookahead (`int`, *optional*): Frames before and after a frame that its samples depend
-            on; `None` where they have no bound.
         has_codec (`bool`): Whether there is a graph that decodes codes.
+        codec_state_shapes (`list[list[int]]`, *optional*): Shapes of the states of the codec's decoder without the
+            batch; `None` where it decodes whole utterances only.
+        codec_delay (`int`): Samples by which its audio lags behind the codes.
+        codec_first_frames (`int`): Frames that the first piece of an utterance must have, if it is not the whole.
+        has_codec_encoder (`bool`): Whether there is a graph that encodes recordings.
+        num_parameters, num_codec_parameters (`int`): Numbers in the checkpoint, and those of them in the codec.
         quantization (`str`): `"int8"` or `"none"`.
         language (`str`), phoneme_voice (`str`, *optional*): Of the processor.
         unknown_id (`int`, *optional*): Text id of what the vocabulary lacks.
@@ -46,9 +49,12 @@ class SmallEOnnxConfig:
     state_shapes: list[list[int]]
     prefill_columns: int
     has_codec: bool
-    min_codec_frames: int = 1
-    codec_lookback: int | None = None
-    codec_lookahead: int | None = None
+    codec_state_shapes: list[list[int]] | None = None
+    codec_delay: int = 0
+    codec_first_frames: int = 1
+    has_codec_encoder: bool = False
+    num_parameters: int = 0
+    num_codec_parameters: int = 0
     quantization: str = "none"
     language: str = "en"
     phoneme_voice: str | None = None

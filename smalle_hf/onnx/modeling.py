@@ -1,37 +1,22 @@
 """Small-E in ONNX Runtime: `generate()` with numpy arrays, without torch."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .candidates import check_candidates, expand_inputs, expand_seeds, keep_best
+from .codec_streams import CodecStream, decode_codes, encode_audio
 from .configuration import SmallEOnnxConfig
+from .inputs import check_prompts, check_text, delayed_prompts
+from .outputs import SmallEOnnxChunk, SmallEOnnxOutput
 from .rows import OnnxRows
 from .sampling import Sampling, choose_ids, make_generators
 from .sessions import OnnxGraphs, OnnxState
 
-
-@dataclass
-class SmallEOnnxOutput:
-    """Output of [`SmallEOnnxModel.generate`]. A voice prompt is not part of it.
-
-    Args:
-        sequences (`np.ndarray` of shape `(B, T, Q)`): Codec codes by frame; 0 behind the end of a row.
-        sequence_lengths (`np.ndarray` of shape `(B,)`): Frames of each row.
-        is_finished (`np.ndarray` of shape `(B,)`): Rows that ended by themselves; the others met their limit.
-        alignments (`np.ndarray` of shape `(B, T, S)`, *optional*): Weight of every text token at every frame.
-        audio (`np.ndarray` of shape `(B, samples)`, *optional*): Waveforms at `config.sampling_rate`.
-        audio_lengths (`np.ndarray` of shape `(B,)`, *optional*): Samples of each row.
-    """
-
-    sequences: np.ndarray
-    sequence_lengths: np.ndarray
-    is_finished: np.ndarray
-    alignments: np.ndarray | None = None
-    audio: np.ndarray | None = None
-    audio_lengths: np.ndarray | None = None
+CHUNK_MS = 100.0
 
 
 class SmallEOnnxModel:
@@ -78,12 +63,15 @@ class SmallEOnnxModel:
         attention_mask: np.ndarray | None = None,
         audio_prompt_codes: np.ndarray | None = None,
         audio_prompt_mask: np.ndarray | None = None,
+        input_values: np.ndarray | None = None,
+        input_values_mask: np.ndarray | None = None,
         do_sample: bool | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         num_sampled_codebooks: int | None = None,
         seed: int | Sequence[int] | None = None,
+        num_candidates: int = 1,
         max_new_tokens: int | None = None,
         return_alignments: bool = False,
         output_audio: bool | None = None,
@@ -97,90 +85,142 @@ class SmallEOnnxModel:
             attention_mask (`np.ndarray` of shape `(B, S)`, *optional*): 1 for text, 0 for padding.
             audio_prompt_codes (`np.ndarray` of shape `(B, T, Q)`, *optional*): Codec codes of a voice to go on with.
             audio_prompt_mask (`np.ndarray` of shape `(B, T)`, *optional*): 1 for frames, 0 for padding on the right.
+            input_values (`np.ndarray` of shape `(B, samples)`, *optional*): Recordings of the voice in the place of
+                its codes, at `config.sampling_rate`.
+            input_values_mask (`np.ndarray` of shape `(B, samples)`, *optional*): 1 for audio, 0 for padding on the
+                right.
             do_sample (`bool`), temperature (`float`), top_k (`int`), top_p (`float`), num_sampled_codebooks (`int`):
                 As for the torch model; by default what it had stored.
             seed (`int` or `Sequence[int]`, *optional*): Row i draws with `seed + i`, or `seed[i]`, the same numbers in
                 any batch. They are others than torch's.
+            num_candidates (`int`, defaults to 1): Utterances of each text, of which the one that reads it best by its
+                alignment is returned; see [`score_alignments`].
             max_new_tokens (`int`, *optional*): Frames to return at most; by default `max_frames_per_text_token` per
                 text token of each row.
             return_alignments (`bool`, defaults to `False`): Whether to return `alignments`.
             output_audio (`bool`, *optional*): Whether to decode the codes; by default if there is a codec.
 
         Raises:
-            TypeError: Ids or codes are no integers.
-            ValueError: An input or option makes no sense; the message says which.
+            TypeError: Ids or codes are no integers, or samples are.
+            ValueError: An input or option makes no sense, or recordings cannot be encoded; the message says which.
         """
         output_audio = self.config.has_codec if output_audio is None else output_audio
         if output_audio and not self.config.has_codec:
             raise ValueError("This model was exported without a codec: pass `output_audio=False` for the codes.")
         sampling = self._sampling(do_sample, temperature, top_k, top_p, num_sampled_codebooks)
-        rows, state, ids = self._start(
-            input_ids, attention_mask, audio_prompt_codes, audio_prompt_mask, max_new_tokens
+        check_candidates(num_candidates, sampling)
+        inputs = self._inputs(
+            input_ids, attention_mask, audio_prompt_codes, audio_prompt_mask, input_values, input_values_mask
         )
-        generators = make_generators(seed, len(ids))
+        seeds = expand_seeds(seed, len(inputs[0]), num_candidates)
+        rows, state, ids = self._start(*expand_inputs(inputs, num_candidates), max_new_tokens)
+        generators = make_generators(seeds, len(ids))
+        needs_alignments = return_alignments or num_candidates > 1
         alignments = [
-            alignment.copy() if return_alignments else alignment
+            alignment.copy() if needs_alignments else alignment
             for alignment in self._columns(rows, state, ids, sampling, generators)
         ]
         lengths = rows.lengths()
         output = SmallEOnnxOutput(rows.codes(), lengths, rows.is_finished)
-        if return_alignments:
+        if needs_alignments:
             count = output.sequences.shape[1]
             stacked = np.stack(alignments, axis=1)[:, :count]
             output.alignments = stacked * (np.arange(count) < lengths[:, None])[..., None]
+        if num_candidates > 1:
+            output = keep_best(output, inputs, num_candidates, return_alignments)
         if output_audio:
-            output.audio = self.decode_audio(output.sequences, lengths)
-            output.audio_lengths = lengths * self.config.frame_length
+            output.audio = self.decode_audio(output.sequences, output.sequence_lengths)
+            output.audio_lengths = output.sequence_lengths * self.config.frame_length
         return output
 
     def stream(
-        self, input_ids: np.ndarray, chunk_ms: float = 100.0, seed: int | None = None, **options: Any
-    ) -> Iterator[np.ndarray]:
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        audio_prompt_codes: np.ndarray | None = None,
+        audio_prompt_mask: np.ndarray | None = None,
+        input_values: np.ndarray | None = None,
+        input_values_mask: np.ndarray | None = None,
+        chunk_ms: float = CHUNK_MS,
+        seed: int | None = None,
+        max_new_tokens: int | None = None,
+        **options: Any,
+    ) -> Iterator[SmallEOnnxChunk]:
         """Speaks one text and gives the audio while it is being generated.
 
-        Every chunk is decoded with as many frames around it as its samples depend on, so that all chunks together are
-        the audio that [`SmallEOnnxModel.generate`] gives.
+        All chunks together are the audio that [`SmallEOnnxModel.generate`] gives. The codec carries its state from
+        chunk to chunk: none is decoded twice.
 
         Args:
             input_ids (`np.ndarray` of shape `(1, S)`): Text ids.
-            chunk_ms (`float`, defaults to 100): Audio of a chunk in milliseconds.
+            attention_mask, audio_prompt_codes, audio_prompt_mask, input_values, input_values_mask, max_new_tokens: As
+                for `generate`.
+            chunk_ms (`float`, defaults to 100): Audio of a chunk in milliseconds, rounded to whole frames. The first
+                one comes as soon as its frames are there and those that the codec has to know behind it.
             seed (`int`, *optional*): As for `generate`.
-            options: Voice prompt and sampling options of `generate`.
+            options: Sampling options of `generate`.
 
         Returns:
-            Iterator of `np.ndarray` of shape `(samples,)`, float32.
+            Iterator of [`SmallEOnnxChunk`], at least one; the last one has `is_last`.
 
         Raises:
-            TypeError, ValueError: As `generate`, with the call; or there are several texts, or the samples of a codec
-                depend on all frames before them.
+            TypeError, ValueError: As `generate`, with the call; or there are several texts, the codec decodes whole
+                utterances only, or an option is about whole utterances.
         """
-        lookback, lookahead = self.config.codec_lookback, self.config.codec_lookahead
-        if lookback is None or lookahead is None:
-            raise ValueError("The codec of this model decodes whole utterances only: use `generate`.")
+        for name in ("num_candidates", "return_alignments", "output_audio"):
+            if options.pop(name, None) not in (None, 1, False):
+                raise ValueError(f"A stream has no `{name}`, which is about the whole utterance: use `generate`.")
+        codec = CodecStream(self.graphs)
         if len(input_ids) != 1:
             raise ValueError(f"One text can be streamed at a time, got {len(input_ids)}.")
-        if not chunk_ms > 0:
-            raise ValueError(f"`chunk_ms` must be above 0, got {chunk_ms}.")
-        names = ("attention_mask", "audio_prompt_codes", "audio_prompt_mask", "max_new_tokens")
-        rows, state, ids = self._start(input_ids, *(options.pop(name, None) for name in names))
-        columns = self._columns(rows, state, ids, self._sampling(**options), make_generators(seed, 1))
-        return self._waveforms(rows, columns, max(round(chunk_ms * self.config.frame_rate / 1000), 1))
+        if not 0 < chunk_ms < math.inf:
+            raise ValueError(f"`chunk_ms` must be a number of milliseconds above 0, got {chunk_ms}.")
+        sampling = self._sampling(**options)
+        inputs = self._inputs(
+            input_ids, attention_mask, audio_prompt_codes, audio_prompt_mask, input_values, input_values_mask
+        )
+        generators = make_generators(seed, 1)
+        rows, state, ids = self._start(*inputs, max_new_tokens)
+        columns = self._columns(rows, state, ids, sampling, generators)
+        return self._chunks(rows, columns, codec, max(round(chunk_ms * self.config.frame_rate / 1000), 1))
 
-    def _waveforms(self, rows: OnnxRows, columns: Iterator[np.ndarray], chunk: int) -> Iterator[np.ndarray]:
-        """Audio of every `chunk` frames of the only row, as soon as the frames that it depends on are there."""
-        size, num_given = self.config.frame_length, 0
-        lookback, lookahead = self.config.codec_lookback or 0, self.config.codec_lookahead or 0
+    def _chunks(
+        self, rows: OnnxRows, columns: Iterator[np.ndarray], codec: CodecStream, size: int
+    ) -> Iterator[SmallEOnnxChunk]:
+        """Chunks of `size` frames, of which the first one has those that the codec has to know as well."""
+        due = codec.frames_needed(size)
         for _ in columns:
-            end = int(rows.lengths()[0])
-            if not rows.is_done[0]:
-                end -= lookahead
-                if end < num_given + chunk:
-                    continue
-            if end > num_given:
-                first = max(num_given - lookback, 0)
-                audio = self.graphs.decode_codes(rows.codes(first))[0]
-                yield audio[(num_given - first) * size : (end - first) * size]
-                num_given = end
+            if not rows.is_done[0] and int(rows.lengths()[0]) >= due:
+                yield self._chunk(rows, codec)
+                due = codec.num_frames + size
+        yield self._chunk(rows, codec, is_last=True)
+
+    def _chunk(self, rows: OnnxRows, codec: CodecStream, is_last: bool = False) -> SmallEOnnxChunk:
+        """The chunk that all frames make which have come since the last one."""
+        codes = rows.codes(codec.num_frames)
+        start = max(codec.num_samples, 0) / self.config.sampling_rate
+        audio = codec.decode(codes, is_last)
+        sizes = np.array([audio.shape[1]]), np.array([codes.shape[1]])
+        return SmallEOnnxChunk(audio, sizes[0], start, codes, sizes[1], rows.is_finished.copy(), is_last)
+
+    def encode_audio(
+        self, input_values: np.ndarray, input_values_mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of recordings, each as if it were alone.
+
+        Args:
+            input_values (`np.ndarray` of shape `(B, samples)`): Mono audio at `config.sampling_rate`, right padded;
+                from [`SmallEOnnxProcessor`].
+            input_values_mask (`np.ndarray` of shape `(B, samples)`, *optional*): 1 for audio, 0 for padding.
+
+        Returns:
+            Codes of shape `(B, T, Q)` and their mask of shape `(B, T)`.
+
+        Raises:
+            TypeError: The samples are integers.
+            ValueError: A shape is wrong, a row is empty or not finite, or the model was exported without the encoder.
+        """
+        return encode_audio(self.graphs, input_values, input_values_mask)
 
     def decode_audio(self, codes: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
         """Waveforms of codes, each decoded as if it were alone.
@@ -196,7 +236,7 @@ class SmallEOnnxModel:
         audio = np.zeros((len(codes), codes.shape[1] * self.config.frame_length), dtype=np.float32)
         for length in set(lengths.tolist()) - {0}:
             chosen = lengths == length
-            waveforms = self.graphs.decode_codes(codes[chosen, :length])
+            waveforms = decode_codes(self.graphs, codes[chosen, :length])
             audio[chosen, : waveforms.shape[1]] = waveforms
         return audio
 
@@ -240,18 +280,34 @@ class SmallEOnnxModel:
             raise ValueError(f"`num_sampled_codebooks` must lie in 0..{self.config.num_codebooks}.")
         return Sampling(**chosen)
 
-    def _start(
+    def _inputs(
         self,
         input_ids: np.ndarray,
         attention_mask: np.ndarray | None,
         codes: np.ndarray | None,
         codes_mask: np.ndarray | None,
+        audio: np.ndarray | None,
+        audio_mask: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Text ids, their mask and the voice prompt of each row, all checked."""
+        input_ids, attention_mask = check_text(self.config, input_ids, attention_mask)
+        if audio is not None:
+            if codes is not None:
+                raise ValueError("The voice is given twice: pass `input_values` or `audio_prompt_codes`, not both.")
+            if len(audio) != len(input_ids):
+                raise ValueError(f"There are {len(audio)} recordings for {len(input_ids)} texts: pass one for each.")
+            codes, codes_mask = self.encode_audio(audio, audio_mask)
+        return input_ids, attention_mask, check_prompts(self.config, codes, codes_mask, len(input_ids))
+
+    def _start(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        prompts: Sequence[np.ndarray],
         max_new_tokens: int | None,
     ) -> tuple[OnnxRows, OnnxState, np.ndarray]:
         """Where every row stands before its first new column, and the column before it."""
         config = self.config
-        input_ids, attention_mask = check_text(config, input_ids, attention_mask)
-        prompts = check_prompts(config, codes, codes_mask, len(input_ids))
         limit = config.generation.get("max_new_tokens") if max_new_tokens is None else max_new_tokens
         if limit is not None and limit < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, got {limit}.")
@@ -269,79 +325,4 @@ class SmallEOnnxModel:
         return OnnxRows(config, lengths, limits, prompt_ids), state, ids
 
 
-def check_text(
-    config: SmallEOnnxConfig, input_ids: np.ndarray, attention_mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Text ids and their mask as the graphs take them.
-
-    Raises:
-        TypeError: The ids are no integers.
-        ValueError: Their shape is wrong, or a text is empty, too long or of another vocabulary.
-    """
-    input_ids = np.asarray(input_ids)
-    if not np.issubdtype(input_ids.dtype, np.integer):
-        raise TypeError(f"`input_ids` must hold integers, got {input_ids.dtype}.")
-    if input_ids.ndim != 2 or not len(input_ids):
-        raise ValueError(f"`input_ids` must have shape (batch, tokens), got {input_ids.shape}.")
-    mask = input_ids != config.pad_token_id if attention_mask is None else np.asarray(attention_mask).astype(bool)
-    if mask.shape != input_ids.shape:
-        raise ValueError(f"`attention_mask` {mask.shape} must have the shape of `input_ids` {input_ids.shape}.")
-    if input_ids.shape[1] > config.max_text_length:
-        raise ValueError(
-            f"The text has {input_ids.shape[1]} tokens, more than `max_text_length` ({config.max_text_length}): split "
-            "it into sentences."
-        )
-    if input_ids.size and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
-        raise ValueError(f"Text ids exceed the vocabulary of {config.vocab_size}: use this model's processor.")
-    is_text = ~np.isin(input_ids, (config.pad_token_id, config.bos_token_id, config.eos_token_id)) & mask
-    if not is_text.any(axis=1).all():
-        empty = np.flatnonzero(~is_text.any(axis=1)).tolist()
-        raise ValueError(f"The text of rows {empty} is empty: pass at least one word.")
-    return np.ascontiguousarray(input_ids, dtype=np.int64), mask.astype(np.int64)
-
-
-def check_prompts(
-    config: SmallEOnnxConfig, codes: np.ndarray | None, mask: np.ndarray | None, num_rows: int
-) -> list[np.ndarray]:
-    """Codes of the voice prompt of each row, `(T_i, Q)`, none where there is none.
-
-    Raises:
-        TypeError: The codes are no integers.
-        ValueError: Shape or range is wrong.
-    """
-    if codes is None:
-        return [np.zeros((0, config.num_codebooks), dtype=np.int64)] * num_rows
-    codes = np.asarray(codes)
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise TypeError(f"`audio_prompt_codes` must hold integer codes, got {codes.dtype}.")
-    if codes.ndim != 3 or codes.shape[0] != num_rows or codes.shape[2] != config.num_codebooks or not codes.shape[1]:
-        expected = f"({num_rows}, frames, {config.num_codebooks})"
-        raise ValueError(f"`audio_prompt_codes` must have shape {expected}, got {codes.shape}.")
-    if codes.min() < 0 or codes.max() >= config.codebook_size:
-        raise ValueError(f"`audio_prompt_codes` must lie in 0..{config.codebook_size - 1}.")
-    keep = np.ones(codes.shape[:2], dtype=bool) if mask is None else np.asarray(mask).astype(bool)
-    if keep.shape != codes.shape[:2]:
-        raise ValueError(f"`audio_prompt_mask` {keep.shape} must have shape {codes.shape[:2]}.")
-    return [row[row_keep].astype(np.int64) for row, row_keep in zip(codes, keep, strict=True)]
-
-
-def delayed_prompts(config: SmallEOnnxConfig, prompts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The columns that voice prompts fill wholly, `(B, T + 1, Q)` with the start column, and the ids that they put
-    into the next ones, `(B, max_delay, Q)`, -1 where the model decides."""
-    longest = max(len(prompt) for prompt in prompts)
-    delayed = np.full((len(prompts), longest + 1 + config.max_delay, config.num_codebooks), -1, dtype=np.int64)
-    for row, prompt in zip(delayed, prompts, strict=True):
-        for codebook, delay in enumerate(config.delays):
-            row[: delay + 1, codebook] = config.audio_bos_token_id
-            row[delay + 1 : delay + 1 + len(prompt), codebook] = prompt[:, codebook] + config.codebook_offset
-    following = np.stack(
-        [
-            row[len(prompt) + 1 : len(prompt) + 1 + config.max_delay]
-            for row, prompt in zip(delayed, prompts, strict=True)
-        ]
-    )
-    columns = np.where(delayed[:, : longest + 1] < 0, config.audio_pad_token_id, delayed[:, : longest + 1])
-    return columns, np.where(following < config.codebook_offset, -1, following)
-
-
-__all__ = ["SmallEOnnxModel", "SmallEOnnxOutput"]
+__all__ = ["SmallEOnnxModel"]

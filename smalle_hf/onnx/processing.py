@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from ..audio_files import check_audio_path, write_audio
 from ..written_text import match_rows, pad_rows, tokenize_texts, write_in_vocabulary
 from .configuration import SmallEOnnxConfig
-from .modeling import SmallEOnnxOutput
+from .outputs import SmallEOnnxOutput
 
 TOKENIZER_NAME = "tokenizer.json"
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class OnnxGraphs:
         self.text_encoder, self.decoder_step, self.decoder_prefill = map(self._open, names[:3])
         self.codec_decoder: Any = self._open("codec_decoder") if config.has_codec else None
 
+    @cached_property
+    def codec_encoder(self) -> Any:
+        """Opened when there is a recording to encode, which most programs have once or never."""
+        return self._open("codec_encoder")
+
     def _open(self, name: str) -> Any:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.num_threads
@@ -62,14 +68,6 @@ class OnnxGraphs:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         outputs = self.text_encoder.run(None, inputs)
         return {f"text_{index}": tensor for index, tensor in enumerate(outputs)} | {"attention_mask": attention_mask}
-
-    def decode_codes(self, codes: np.ndarray) -> np.ndarray:
-        """Waveforms `(B, N)` of codes `(B, T, Q)`, of whole utterances of one length."""
-        num_frames = codes.shape[1]
-        padding = max(self.config.min_codec_frames - num_frames, 0)
-        padded = np.pad(codes, ((0, 0), (0, padding), (0, 0)))
-        audio = self.codec_decoder.run(None, {"audio_codes": np.ascontiguousarray(padded.transpose(0, 2, 1))})[0]
-        return audio[:, : num_frames * self.config.frame_length]
 
     def start(self, text: dict[str, np.ndarray]) -> "OnnxState":
         """The state before the first column, of as many rows as there are texts."""
