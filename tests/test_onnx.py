@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from smalle_hf.onnx import SmallEOnnxModel, SmallEOnnxProcessor
 from smalle_hf.onnx import export as export_module
 from smalle_hf.onnx.export import write_model
 from smalle_hf.onnx.sampling import Sampling, choose_ids
+from smalle_hf.onnx.sessions import default_num_threads
 from smalle_hf.voice_files import save_voice
 
 RATE = 4000
@@ -384,6 +386,14 @@ def test_codes_without_a_codec(models: dict[str, Any]) -> None:
         model.generate(np.array([[1, 5, 6, 2]]), output_audio=True)
     with pytest.raises(ValueError, match="whole utterances"):
         model.stream(np.array([[1, 5, 6, 2]]))
+
+
+@pytest.mark.parametrize(("version", "cores", "expected"), [("1.23.2", 4, 1), ("1.26.0", 4, 2), ("2.0.1", 1, 1)])
+def test_threads_are_no_more_than_cores_and_one_where_they_cannot_wait(
+    monkeypatch: pytest.MonkeyPatch, version: str, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert default_num_threads(version) == expected
 
 
 def scores(seed: int = 0) -> np.ndarray:

@@ -47,8 +47,7 @@ class SmallEOnnxModel:
 
         Args:
             folder (`str` or `os.PathLike`): What `smalle export` wrote.
-            num_threads (`int`, *optional*): Threads that compute; by default as many as are fastest, which is 1 for
-                models of this size.
+            num_threads (`int`, *optional*): Threads that compute; by default as many as are fastest, at most two.
 
         Raises:
             FileNotFoundError: The folder is no exported model, or not a whole one.

@@ -10,7 +10,27 @@ import numpy as np
 
 from .configuration import SmallEOnnxConfig
 
-DEFAULT_NUM_THREADS = 1
+MAX_DEFAULT_THREADS = 2
+"""Two threads share the memory's bandwidth, which is what a step waits for. More have not been measured."""
+
+SPIN_MICROSECONDS = 20
+"""How long a thread stays awake for the next operator: within a step that is enough. Without a bound, each of two
+processes would take the cores from the other."""
+
+BOUNDED_SPINNING_VERSION = (1, 26)
+"""Of ONNX Runtime. Earlier ones spin for as long as they like, or not at all; and several threads that fall asleep
+between operators are slower than one."""
+
+
+def can_bound_spinning(runtime_version: str) -> bool:
+    """Whether a version of ONNX Runtime lets threads spin for a while and then sleep."""
+    return tuple(int(number) for number in runtime_version.split(".")[:2]) >= BOUNDED_SPINNING_VERSION
+
+
+def default_num_threads(runtime_version: str) -> int:
+    """As many threads as are fastest with a version of ONNX Runtime on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_DEFAULT_THREADS) if can_bound_spinning(runtime_version) else 1
 
 
 class OnnxGraphs:
@@ -19,7 +39,7 @@ class OnnxGraphs:
     Args:
         folder (`str` or `os.PathLike`): The folder.
         config ([`SmallEOnnxConfig`]): Its configuration.
-        num_threads (`int`, *optional*): Threads of each session.
+        num_threads (`int`, *optional*): Threads of each session; by default as many as are fastest, at most two.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
@@ -36,7 +56,8 @@ class OnnxGraphs:
             raise ImportError("Speaking with ONNX graphs needs ONNX Runtime: pip install onnxruntime.") from error
         self._runtime = onnxruntime
         self.folder, self.config = Path(folder), config
-        self.num_threads = DEFAULT_NUM_THREADS if num_threads is None else num_threads
+        default = default_num_threads(onnxruntime.__version__)
+        self.num_threads = default if num_threads is None else num_threads
         names = ["text_encoder", "decoder_step", "decoder_prefill", *["codec_decoder"] * config.has_codec]
         missing = [name for name in names if not (self.folder / f"{name}.onnx").is_file()]
         if missing:
@@ -53,8 +74,9 @@ class OnnxGraphs:
     def _open(self, name: str) -> Any:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.num_threads
-        # Threads that spin while they wait take the cores from a second process.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        may_spin = can_bound_spinning(self._runtime.__version__)
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(may_spin)))
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
         options.log_severity_level = 3
         path = self.folder / f"{name}.onnx"
         try:
@@ -136,4 +158,4 @@ class OnnxState:
         return self.logits, self.alignment
 
 
-__all__ = ["DEFAULT_NUM_THREADS", "OnnxGraphs", "OnnxState"]
+__all__ = ["OnnxGraphs", "OnnxState", "default_num_threads"]
