@@ -6,12 +6,12 @@ The report is one file without scripts or styles from elsewhere; it links to aud
 import html
 import json
 import math
-import os
-import tempfile
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from smalle_hf.file_replacement import replace_file
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --bad: #d33; --accent: #2a6fdb; }
@@ -289,15 +289,8 @@ def _finite(value: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 __all__ = ["format_summary", "render_report", "write_results"]

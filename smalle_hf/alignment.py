@@ -12,13 +12,13 @@ relative because the map may be wide: with a wide map no token ever gets much we
 
 import os
 import re
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional
+
+from .file_replacement import replace_file
 
 
 @dataclass(frozen=True)
@@ -282,19 +282,8 @@ def plot_alignment(
     # "$" would start a formula.
     labels = [token.replace("$", r"\$") for token in tokens[::step]]
     axes.set_yticks(range(0, num_tokens, step), labels=labels, fontsize=6 if num_tokens > 30 else 8)
-    _replace_file(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=110))
-
-
-def _replace_file(path: Path, write: Callable[[str], None]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _masks(

@@ -2,7 +2,6 @@
 
 import io
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,27 @@ import numpy as np
 import soundfile
 import soxr
 
+from .file_replacement import replace_file
+
 FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 """File name suffix to container and encoding."""
 
 MAX_CHANNELS = 32
+
+
+def as_recordings(audio: Any) -> list[Any]:
+    """A list of recordings, of which each may be samples in a list.
+
+    Raises:
+        ValueError: The list is empty.
+    """
+    is_batch = isinstance(audio, (list, tuple)) and not (
+        audio and np.isscalar(audio[0]) and not isinstance(audio[0], str)
+    )
+    recordings = list(audio) if is_batch else [audio]
+    if not recordings:
+        raise ValueError("`audio` is an empty list: pass at least one recording.")
+    return recordings
 
 
 def read_audio(audio: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -147,18 +163,14 @@ def write_audio(waveform: np.ndarray, path: str | os.PathLike, sampling_rate: in
     waveform = (waveform / max(1.0, float(np.abs(waveform).max()))).astype(np.float32)
     container, encoding = FORMATS[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        with soundfile.SoundFile(temporary, "w", sampling_rate, 1, encoding, format=container) as file:
-            # libsndfile's Vorbis encoder overflows its stack on a long block.
-            for start in range(0, len(waveform), sampling_rate):
-                file.write(waveform[start : start + sampling_rate])
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with (
+        replace_file(path) as temporary,
+        soundfile.SoundFile(temporary, "w", sampling_rate, 1, encoding, format=container) as file,
+    ):
+        # libsndfile's Vorbis encoder overflows its stack on a long block.
+        for start in range(0, len(waveform), sampling_rate):
+            file.write(waveform[start : start + sampling_rate])
     return path
 
 
-__all__ = ["FORMATS", "check_audio_path", "read_audio", "resample_audio", "write_audio"]
+__all__ = ["FORMATS", "as_recordings", "check_audio_path", "read_audio", "resample_audio", "write_audio"]

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from transformers.cache_utils import Cache
 
 from .configuration_smalle import SmallEConfig
+from .file_replacement import replace_file
 
 FORMAT = "small-e-cache-1"
 
@@ -129,11 +129,10 @@ class SmallECache(Cache):
         Args:
             path (`str` or `os.PathLike`): File to write. The text's projection is left out: it belongs to the text.
         """
-        path = Path(path)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self._tensors().items()}
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(tensors, temporary, metadata={"format": FORMAT, "num_states": json.dumps(len(self.states))})
-        os.replace(temporary, path)
+        metadata = {"format": FORMAT, "num_states": json.dumps(len(self.states))}
+        with replace_file(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike, config: SmallEConfig, device: torch.device | str = "cpu") -> "SmallECache":

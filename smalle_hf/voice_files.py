@@ -6,13 +6,14 @@ lie in its folder as `voices/NAME.safetensors`; `processor(text, **load_voice(fo
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from .file_replacement import replace_file
 
 if TYPE_CHECKING:  # reading needs no torch, so that exported models can be given voices where there is none
     import torch
@@ -158,16 +159,9 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[np.ndarray, dict[str, str
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     """Writes a file under a temporary name and renames it, so that nobody sees half of it."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    with replace_file(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
 
 
 def _voice_path(name: str) -> Path:

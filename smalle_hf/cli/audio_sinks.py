@@ -1,10 +1,9 @@
 """Where speech goes while it is spoken: a file, standard output, a player."""
 
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import soundfile
 
 from ..audio_files import FORMATS
+from ..file_replacement import replace_file
 from .delivery import STDOUT
 
 STREAM_PLAYERS = {
@@ -56,17 +56,16 @@ class AudioSinks:
         self.command = None if player is None else [part.format(rate=sampling_rate) for part in player]
         self.player: subprocess.Popen | None = None
         self.file: soundfile.SoundFile | None = None
+        self.files = ExitStack()
 
     def __enter__(self) -> "AudioSinks":
         if self.path is not None:
             container, encoding = FORMATS[self.path.suffix.lower()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(
-                prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent
+            temporary = self.files.enter_context(replace_file(self.path))
+            self.file = self.files.enter_context(
+                soundfile.SoundFile(temporary, "w", self.rate, 1, encoding, format=container)
             )
-            os.close(handle)
-            self.temporary = Path(temporary)
-            self.file = soundfile.SoundFile(temporary, "w", self.rate, 1, encoding, format=container)
         if self.command is not None:
             self.player = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -100,16 +99,7 @@ class AudioSinks:
             if self.player is not None:
                 self.player.kill()
                 self.player.wait()
-            self._end_file(error_type is None)
-
-    def _end_file(self, is_complete: bool) -> None:
-        if self.file is None or self.path is None:
-            return
-        self.file.close()
-        if is_complete:
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-        self.temporary.unlink(missing_ok=True)
+            self.files.__exit__(error_type, *error)
 
     def _end_player(self) -> None:
         """Waits until everything is played.

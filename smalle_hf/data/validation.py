@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from ..file_replacement import replace_file
+
 MAX_IDS_PER_FILE = 5
 SUMMARY_EXAMPLES = 3  # files shown per reason in the one-screen summary
 
@@ -223,9 +225,8 @@ class BrokenInputReport:
         """Writes the report as JSON, to a temporary name that is then renamed."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        temporary.replace(target)
+        with replace_file(target) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "BrokenInputReport":

@@ -1,7 +1,6 @@
 """The log of a run: one JSON object per line in `log.jsonl`, and the same numbers in Accelerate's trackers."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..file_replacement import replace_file
 from .arguments import TrainingArguments
 from .speaker import SpokenSample
 
@@ -94,9 +94,8 @@ def cut_log(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [entry for entry in read_log(path) if entry["step"] <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with replace_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
 __all__ = ["LOG_NAME", "Logbook", "cut_log", "read_log", "summary"]

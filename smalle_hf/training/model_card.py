@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
 from ..configuration_smalle import SmallEConfig
+from ..file_replacement import replace_file
 from .arguments import TrainingArguments
 from .corpus import Corpus
 
@@ -83,9 +84,8 @@ def write_model_card(
         **_run_fields(record),
     }
     card = ModelCard.from_template(card_data, template_str=template.read_text(encoding="utf-8"), **fields)
-    temporary = folder / ".README.md.tmp"
-    temporary.write_text(card.content, encoding="utf-8")
-    temporary.replace(folder / "README.md")
+    with replace_file(folder / "README.md") as temporary:
+        temporary.write_text(card.content, encoding="utf-8")
 
 
 def _split_row(split: str, corpus: Corpus) -> dict[str, Any]:
