@@ -10,7 +10,7 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from .alignment import split_words
-from .audio_files import check_audio_path, read_audio, resample_audio, write_audio
+from .audio_files import as_recordings, check_audio_path, read_audio, resample_audio, write_audio
 from .configuration_smalle import SmallEConfig
 from .delay_pattern import check_codes
 from .phonemes import IPA_CHARACTERS, phonemize
@@ -187,6 +187,10 @@ class SmallEProcessor(ProcessorMixin):
         """
         return self._normalize_batch([text])[0]
 
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in tokens, begin and end included."""
+        return len(self.tokenizer(self.normalize(text))["input_ids"])
+
     def words(self, text: str) -> list[str]:
         """Words of a text as they are spoken, in letters: the n-th is the n-th word of [`SmallEProcessor.normalize`].
 
@@ -247,7 +251,7 @@ class SmallEProcessor(ProcessorMixin):
         if audio_prompt_codes is not None:
             rows["audio_prompt_codes"] = self._check_prompt_codes(audio_prompt_codes)
         elif audio is not None:
-            recordings = _as_recordings(audio)
+            recordings = as_recordings(audio)
         if text is not None:
             has_voice = audio is not None or audio_prompt_codes is not None
             rows["input_ids"] = tokenize_texts(
@@ -374,17 +378,6 @@ class SmallEProcessor(ProcessorMixin):
             check_audio_path(entry)
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         return [write_audio(waveform, entry, rate) for waveform, entry in zip(waveforms, paths, strict=True)]
-
-
-def _as_recordings(audio: Any) -> list[Any]:
-    """A list of recordings, of which each may be samples in a list."""
-    is_batch = isinstance(audio, (list, tuple)) and not (
-        audio and np.isscalar(audio[0]) and not isinstance(audio[0], str)
-    )
-    recordings = list(audio) if is_batch else [audio]
-    if not recordings:
-        raise ValueError("`audio` is an empty list: pass at least one recording.")
-    return recordings
 
 
 def _as_rows(audio: Any) -> Iterable[Any]:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -68,6 +68,14 @@ def load_voice(folder: str | os.PathLike[str], name: str) -> dict[str, "torch.Te
     Raises:
         ValueError: There is no such voice, or its file holds no codes.
     """
+    import torch
+
+    arrays = load_voice_arrays(folder, name)
+    return {**arrays, PROMPT_NAME: torch.from_numpy(arrays[PROMPT_NAME])}
+
+
+def load_voice_arrays(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """The same with codes as `np.ndarray` of shape `(T, Q)`, int64, for exported models."""
     path = Path(folder) / _voice_path(name)
     if not path.is_file() and not os.path.isdir(folder):
         from transformers.utils import cached_file
@@ -77,7 +85,7 @@ def load_voice(folder: str | os.PathLike[str], name: str) -> dict[str, "torch.Te
     if not path.is_file():
         known = ", ".join(list_voices(folder)) or "none"
         raise ValueError(f"{folder} has no voice {name!r}: it has {known}.")
-    codes, metadata = read_codes(path)
+    codes, metadata = read_arrays(path)
     return {PROMPT_NAME: codes, "audio_prompt_text": metadata.get(TEXT_KEY, "")}
 
 
@@ -175,6 +183,7 @@ __all__ = [
     "encode_codes",
     "list_voices",
     "load_voice",
+    "load_voice_arrays",
     "read_arrays",
     "read_codes",
     "save_voice",

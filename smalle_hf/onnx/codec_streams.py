@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .configuration import SmallEOnnxConfig
 from .rows import NEVER
 from .sessions import OnnxGraphs
 
@@ -14,22 +15,14 @@ class CodecStream:
     Args:
         graphs ([`OnnxGraphs`]): Sessions of a model with a codec whose decoder has a state.
         num_rows (`int`, defaults to 1): Utterances B.
-
-    Raises:
-        ValueError: There is no codec, or it decodes whole utterances only.
     """
 
     def __init__(self, graphs: OnnxGraphs, num_rows: int = 1) -> None:
-        config = graphs.config
-        if config.codec_state_shapes is None:
-            raise ValueError(
-                "This model cannot be streamed: its codec decodes whole utterances only, or it was exported without "
-                "one. Use `generate`."
-            )
-        self.graphs, self.config = graphs, config
-        self.states = [np.zeros((num_rows, *shape), dtype=np.float32) for shape in config.codec_state_shapes]
+        self.graphs, self.config = graphs, graphs.config
+        shapes = graphs.config.codec_state_shapes or []
+        self.states = [np.zeros((num_rows, *shape), dtype=np.float32) for shape in shapes]
         self.num_frames = 0  # taken so far
-        self.num_samples = -config.codec_delay  # given out so far; those before the first frame are no speech
+        self.num_samples = -graphs.config.codec_delay  # given out so far; those before the first frame are no speech
 
     def frames_needed(self, num_frames: int) -> int:
         """Frames that the first piece must have for the audio of `num_frames` to come out."""
@@ -90,11 +83,7 @@ def encode_audio(
         ValueError: A shape is wrong, a row is empty or not finite, or the model was exported without the encoder.
     """
     config = graphs.config
-    if not config.has_codec_encoder:
-        raise ValueError(
-            "This exported model cannot encode recordings, for it has no codec encoder: pass `audio_prompt_codes`, or "
-            "export it with one, if its codec has one."
-        )
+    check_encoder(config)
     audio = np.asarray(input_values)
     if not np.issubdtype(audio.dtype, np.floating):
         raise TypeError(f"Audio must hold floating point samples between -1 and 1, got {audio.dtype}.")
@@ -118,4 +107,17 @@ def encode_audio(
     return codes, (np.arange(codes.shape[1]) < frames[:, None]).astype(np.int64)
 
 
-__all__ = ["CodecStream", "decode_codes", "encode_audio"]
+def check_encoder(config: SmallEOnnxConfig) -> None:
+    """Refuses recordings where nothing can encode them.
+
+    Raises:
+        ValueError: The model was exported without the codec's encoder.
+    """
+    if not config.has_codec_encoder:
+        raise ValueError(
+            "This exported model cannot encode recordings: its codec has no encoder, or was exported without it. Make "
+            "a voice of the recording with `smalle encode` and the codec that has one."
+        )
+
+
+__all__ = ["CodecStream", "check_encoder", "decode_codes", "encode_audio"]

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,14 +166,9 @@ class SmallEOnnxModel:
             TypeError, ValueError: As `generate`, with the call; or there are several texts, the codec decodes whole
                 utterances only, or an option is about whole utterances.
         """
-        for name in ("num_candidates", "return_alignments", "output_audio"):
-            if options.pop(name, None) not in (None, 1, False):
-                raise ValueError(f"A stream has no `{name}`, which is about the whole utterance: use `generate`.")
-        codec = CodecStream(self.graphs)
+        check_stream(self.config, chunk_ms, options)
         if len(input_ids) != 1:
             raise ValueError(f"One text can be streamed at a time, got {len(input_ids)}.")
-        if not 0 < chunk_ms < math.inf:
-            raise ValueError(f"`chunk_ms` must be a number of milliseconds above 0, got {chunk_ms}.")
         sampling = self._sampling(**options)
         inputs = self._inputs(
             input_ids, attention_mask, audio_prompt_codes, audio_prompt_mask, input_values, input_values_mask
@@ -181,7 +176,8 @@ class SmallEOnnxModel:
         generators = make_generators(seed, 1)
         rows, state, ids = self._start(*inputs, max_new_tokens)
         columns = self._columns(rows, state, ids, sampling, generators)
-        return self._chunks(rows, columns, codec, max(round(chunk_ms * self.config.frame_rate / 1000), 1))
+        size = max(round(chunk_ms * self.config.frame_rate / 1000), 1)
+        return self._chunks(rows, columns, CodecStream(self.graphs), size)
 
     def _chunks(
         self, rows: OnnxRows, columns: Iterator[np.ndarray], codec: CodecStream, size: int
@@ -324,4 +320,21 @@ class SmallEOnnxModel:
         return OnnxRows(config, lengths, limits, prompt_ids), state, ids
 
 
-__all__ = ["SmallEOnnxModel"]
+def check_stream(config: SmallEOnnxConfig, chunk_ms: float, options: Mapping[str, Any]) -> None:
+    """Refuses what cannot be streamed.
+
+    Raises:
+        ValueError: There is no codec, or one that decodes whole utterances only; the size of a chunk makes no sense;
+            an option is about the whole utterance.
+    """
+    if config.codec_state_shapes is None:
+        reason = "its codec decodes whole utterances only" if config.has_codec else "it was exported without a codec"
+        raise ValueError(f"This model cannot be streamed, for {reason}: use `generate`.")
+    if not 0 < chunk_ms < math.inf:
+        raise ValueError(f"`chunk_ms` must be a number of milliseconds above 0, got {chunk_ms}.")
+    for name in ("num_candidates", "return_alignments", "output_audio"):
+        if name in options:
+            raise ValueError(f"A stream has no `{name}`, which is about the whole utterance: use `generate`.")
+
+
+__all__ = ["CHUNK_MS", "SmallEOnnxModel", "check_stream"]

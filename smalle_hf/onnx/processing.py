@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..audio_files import check_audio_path, write_audio
+from ..audio_files import as_recordings, check_audio_path, read_audio, resample_audio, write_audio
 from ..written_text import match_rows, pad_rows, tokenize_texts, write_in_vocabulary
+from .codec_streams import check_encoder
 from .configuration import SmallEOnnxConfig
 from .outputs import SmallEOnnxOutput
 
@@ -61,37 +62,57 @@ class SmallEOnnxProcessor:
 
     def __call__(
         self,
-        text: str | list[str],
+        text: str | list[str] | None = None,
         audio_prompt_codes: Any = None,
         audio_prompt_text: str | list[str] | None = None,
+        audio: Any = None,
+        sampling_rate: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Prepares texts, and voices to speak them in, for `generate`.
 
         Args:
-            text (`str` or `list[str]`): What to say, B texts.
+            text (`str` or `list[str]`, *optional*): What to say, B texts.
             audio_prompt_codes (*optional*): The voice as codec codes: integers of shape `(T, Q)` or `(B, T, Q)`, or a
                 list of `(T_i, Q)` arrays. One voice serves every text.
             audio_prompt_text (`str` or `list[str]`, *optional*): What is said in it; `""` if `text` holds it already.
+            audio (*optional*): Recording of the voice in the place of its codes, or a list of them, as
+                [`SmallEProcessor`] takes them. Not every exported model can encode it.
+            sampling_rate (`int`, *optional*): Rate in Hz of recordings given as samples.
 
         Returns:
-            `dict` of `input_ids` and `attention_mask` (B, S); with a voice also `audio_prompt_codes` (B, T, Q) and
-            `audio_prompt_mask` (B, T). int64; masks are 1 for content, 0 for padding.
+            `dict` of `input_ids` and `attention_mask` (B, S); with codes also `audio_prompt_codes` (B, T, Q) and
+            `audio_prompt_mask` (B, T), with recordings `input_values` (B, samples), float32 at the model's rate, and
+            `input_values_mask`. All others int64; masks are 1 for content, 0 for padding.
 
         Raises:
-            TypeError: A text is no string, or codes are no integers.
-            ValueError: A text is empty or too long, the numbers of texts and voices differ, or codes have no possible
-                shape.
+            TypeError: A text is no string, codes are no integers, or a recording is of the wrong type.
+            ValueError: There is nothing to do, a text is empty or too long, the numbers of texts and voices differ,
+                the voice is given twice, codes have no possible shape, or the model cannot encode recordings.
         """
-        if audio_prompt_text is not None and audio_prompt_codes is None:
-            raise ValueError("`audio_prompt_text` needs the voice that says it: `audio_prompt_codes`.")
-        has_voice = audio_prompt_codes is not None
-        ids = tokenize_texts(
-            text, audio_prompt_text, has_voice, self._write, self._encode, self.config.max_text_length
-        )
-        data = {"input_ids": pad_rows(ids, self.config.pad_token_id), "attention_mask": _mask(ids)}
-        if has_voice:
-            prompts = match_rows(self._prompts(audio_prompt_codes), len(ids), "voices")
-            data |= {"audio_prompt_codes": pad_rows(prompts, 0), "audio_prompt_mask": _mask(prompts)}
+        if text is None and audio is None and audio_prompt_codes is None:
+            raise ValueError("There is nothing to process: pass `text`, `audio` or `audio_prompt_codes`.")
+        if audio is not None and audio_prompt_codes is not None:
+            raise ValueError("The voice is given twice: pass `audio` or `audio_prompt_codes`, not both.")
+        has_voice = audio is not None or audio_prompt_codes is not None
+        if audio_prompt_text is not None and (text is None or not has_voice):
+            raise ValueError("`audio_prompt_text` needs `text` and the voice that says it: `audio` or its codes.")
+        voices: dict[str, list[np.ndarray]] = {}
+        if audio_prompt_codes is not None:
+            voices["audio_prompt"] = self._prompts(audio_prompt_codes)
+        elif audio is not None:
+            check_encoder(self.config)
+            recordings = [read_audio(recording, sampling_rate) for recording in as_recordings(audio)]
+            voices["input_values"] = [resample_audio(*pair, self.config.sampling_rate) for pair in recordings]
+        data: dict[str, np.ndarray] = {}
+        if text is not None:
+            ids = tokenize_texts(
+                text, audio_prompt_text, has_voice, self._write, self._encode, self.config.max_text_length
+            )
+            data |= {"input_ids": pad_rows(ids, self.config.pad_token_id), "attention_mask": _mask(ids)}
+            voices = {name: match_rows(rows, len(ids), "voices") for name, rows in voices.items()}
+        for name, rows in voices.items():
+            key = f"{name}_codes" if name == "audio_prompt" else name
+            data |= {key: pad_rows(rows, 0), f"{name}_mask": _mask(rows)}
         return data
 
     def _prompts(self, codes: Any) -> list[np.ndarray]:
@@ -116,6 +137,17 @@ class SmallEOnnxProcessor:
         if output.audio is None or output.audio_lengths is None:
             raise ValueError("The output holds no audio: call `generate(..., output_audio=True)`.")
         return [row[:length] for row, length in zip(output.audio, output.audio_lengths, strict=True)]
+
+    def decode(self, output: SmallEOnnxOutput) -> np.ndarray:
+        """The waveform of an output of one utterance, of shape `(samples,)`, float32.
+
+        Raises:
+            ValueError: There are several utterances, or no audio.
+        """
+        waveforms = self.batch_decode(output)
+        if len(waveforms) != 1:
+            raise ValueError(f"There are {len(waveforms)} waveforms: use `batch_decode`.")
+        return waveforms[0]
 
     def save_audio(self, output: SmallEOnnxOutput, path: str | os.PathLike[str]) -> list[Path]:
         """Writes the waveforms of an output.
