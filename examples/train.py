@@ -49,6 +49,7 @@ from smalle_hf.training.checkpoint import (
 from smalle_hf.training.corpus import Corpus, StepLoader, open_corpora
 from smalle_hf.training.cpu_memory import keep_freed_memory
 from smalle_hf.training.export import export_model, sample_texts
+from smalle_hf.training.flops import peak_flops
 from smalle_hf.training.input_noise import with_noise
 from smalle_hf.training.logbook import Logbook
 from smalle_hf.training.meter import Batch, Sums, batch_sums, count_labels, gpu_memory, reduce_sums
@@ -86,6 +87,12 @@ class Run:
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.arguments.max_steps or self.arguments.num_epochs * self.loader.steps_per_epoch
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Operations per second of all devices together, where that is known."""
+        peak = peak_flops(self.accelerator.device, self.arguments.peak_tflops)
+        return None if peak is None else peak * self.accelerator.num_processes
 
     @property
     def output(self) -> Path:
@@ -213,7 +220,8 @@ def train(run: Run, book: Logbook, interruption: Interruption) -> int:
 
         if is_end or state.step % arguments.log_every == 0:
             learning_rate = run.optimizer.param_groups[0]["lr"]
-            state.training = {**state.close_window(), "learning_rate": learning_rate, **gpu_memory()}
+            values = state.close_window(run.parts.config, run.peak_flops)
+            state.training = {**values, "learning_rate": learning_rate, **gpu_memory()}
             book.write("train", state.step, state.training)
         is_best = False
         if run.validation is not None and (is_end or state.step % arguments.validate_every == 0):
@@ -329,6 +337,7 @@ def start_accelerator(arguments: TrainingArguments) -> Accelerator:
 def run_training(arguments: TrainingArguments) -> int:
     """Everything from the arguments to the exported folder; returns the exit code."""
     accelerator = start_accelerator(arguments)
+    torch.set_float32_matmul_precision(arguments.matmul_precision)
     if not sys.stderr.isatty():
         disable_progress_bar()
     if accelerator.device.type == "cpu":

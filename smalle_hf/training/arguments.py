@@ -95,6 +95,13 @@ class TrainingArguments:
     mixed_precision: Literal["no", "bf16"] | None = field(
         default=None, metadata={"help": "by default what `accelerate launch` says"}
     )
+    matmul_precision: Literal["highest", "high", "medium"] = field(
+        default="highest",
+        metadata={
+            "help": "of float32 products: high and medium may round their factors to TF32 or bfloat16 where the "
+            "processor gains by it; see torch.set_float32_matmul_precision"
+        },
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations to save memory"})
     torch_compile: bool = field(default=False, metadata={"help": "compile all layers but the recurrence"})
     seed: int = field(default=0, metadata={"help": "of weights, order and dropout"})
@@ -109,6 +116,13 @@ class TrainingArguments:
     )
     result_dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "precision of the exported weights"}
+    )
+    peak_tflops: float | None = field(
+        default=None,
+        metadata={
+            "help": "10^12 operations per second that a device can do, to log the share in use as mfu; those of known "
+            "GPUs are looked up"
+        },
     )
     log_every: int = field(default=10, metadata={"help": "steps between log lines"})
     report_to: list[str] = field(
@@ -133,6 +147,8 @@ class TrainingArguments:
                 raise ArgumentsError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ArgumentsError(f"`max_steps` must be at least 1, got {self.max_steps}.")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ArgumentsError(f"`peak_tflops` must be above 0, got {self.peak_tflops}.")
         for name in ("ema_decay", "input_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ArgumentsError(f"`{name}` must be at least 0 and below 1, got {getattr(self, name)}.")

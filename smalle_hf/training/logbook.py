@@ -79,7 +79,7 @@ class Logbook:
 
 def summary(values: Mapping[str, float]) -> str:
     """The numbers that a person at a terminal looks at."""
-    shown = ("loss", "perplexity", "learning_rate", "grad_norm", "frames_per_second", "padding")
+    shown = ("loss", "perplexity", "learning_rate", "grad_norm", "frames_per_second", "mfu", "padding")
     return ", ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
 
 

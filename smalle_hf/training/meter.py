@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 
+from ..configuration_smalle import SmallEConfig
 from ..data.collator import IGNORED_LABEL
+from .flops import training_flops
 
 Batch = dict[str, Any]
 
@@ -27,13 +29,34 @@ def batch_sums(batch: Batch, codebook_losses: torch.Tensor) -> torch.Tensor:
         codebook_losses (`torch.Tensor` of shape `(Q,)`): Mean loss of each codebook in nats.
 
     Returns:
-        `torch.Tensor` of shape `(2 * Q + 3,)`, float64: nats and labels of each codebook; columns without and with
-        padding; text tokens.
+        `torch.Tensor` of shape `(2 * Q + 5,)`, float64: nats and labels of each codebook; columns without and with
+        padding; text tokens; pairs of text tokens, and of column and token, of the same utterance.
     """
     counts = (batch["labels"] != IGNORED_LABEL).sum(dim=(0, 1)).double()
-    mask = batch["decoder_attention_mask"]
-    others = [mask.sum(), torch.as_tensor(mask.numel(), device=mask.device), batch["attention_mask"].sum()]
+    mask, text_mask = batch["decoder_attention_mask"], batch["attention_mask"]
+    # No row has more utterances than text tokens, and one place is for padding.
+    num_columns = lengths_of_utterances(mask, batch.get("decoder_segment_ids"), text_mask.shape[1] + 1)
+    num_tokens = lengths_of_utterances(text_mask, batch.get("segment_ids"), text_mask.shape[1] + 1)
+    others = [
+        num_columns.sum(),
+        torch.as_tensor(mask.numel(), device=mask.device),
+        num_tokens.sum(),
+        num_tokens.square().sum(),
+        (num_columns * num_tokens).sum(),
+    ]
     return torch.cat([codebook_losses.double() * counts, counts, torch.stack(others).double()])
+
+
+def lengths_of_utterances(mask: torch.Tensor, segment_ids: torch.Tensor | None, most: int) -> torch.Tensor:
+    """What `mask` keeps of every utterance of a row, `(B, most)`, without waiting for the device.
+
+    Args:
+        mask (`torch.Tensor` of shape `(B, L)`): 1 for elements, 0 for padding.
+        segment_ids (`torch.Tensor` of shape `(B, L)`, *optional*): Number of the utterance, below `most`.
+        most (`int`): Utterances that a row may have.
+    """
+    segment_ids = torch.zeros_like(mask) if segment_ids is None else segment_ids
+    return mask.new_zeros(len(mask), most).scatter_add_(1, segment_ids.long(), mask)
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,8 @@ class Sums:
         columns (`float`): Columns without padding: frames and the delay pattern's margin.
         cells (`float`): Columns with padding.
         text_tokens (`float`): Text tokens without padding.
+        text_pairs (`float`): Pairs of text tokens of the same utterance.
+        cross_pairs (`float`): Pairs of column and text token of the same utterance.
         grad_norm (`float`): Summed gradient norms.
         steps (`int`): Steps.
         seconds (`float`): Time that they took.
@@ -56,6 +81,8 @@ class Sums:
     columns: float = 0.0
     cells: float = 0.0
     text_tokens: float = 0.0
+    text_pairs: float = 0.0
+    cross_pairs: float = 0.0
     grad_norm: float = 0.0
     steps: int = 0
     seconds: float = 0.0
@@ -63,10 +90,10 @@ class Sums:
     @classmethod
     def of(cls, values: Sequence[float], grad_norm: float = 0.0) -> "Sums":
         """Reads what [`batch_sums`] wrote."""
-        codebooks = (len(values) - 3) // 2
+        codebooks = (len(values) - 5) // 2
         nats, labels = list(values[:codebooks]), list(values[codebooks : 2 * codebooks])
-        columns, cells, text_tokens = values[2 * codebooks :]
-        return cls(nats, labels, columns, cells, text_tokens, grad_norm, steps=1)
+        columns, cells, text_tokens, text_pairs, cross_pairs = values[2 * codebooks :]
+        return cls(nats, labels, columns, cells, text_tokens, text_pairs, cross_pairs, grad_norm, steps=1)
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(
@@ -75,6 +102,8 @@ class Sums:
             self.columns + other.columns,
             self.cells + other.cells,
             self.text_tokens + other.text_tokens,
+            self.text_pairs + other.text_pairs,
+            self.cross_pairs + other.cross_pairs,
             self.grad_norm + other.grad_norm,
             self.steps + other.steps,
             self.seconds + other.seconds,
@@ -104,6 +133,19 @@ class Sums:
             "padding": 1.0 - self.columns / max(self.cells, 1.0),
             "grad_norm": self.grad_norm / max(self.steps, 1),
         }
+
+    def utilization(self, config: SmallEConfig, peak: float | None) -> dict[str, float]:
+        """Model FLOP utilisation: operations that training takes, as [`training_flops`] counts them, over those that
+        all devices together could have done.
+
+        Args:
+            config ([`SmallEConfig`]): Of the model that was trained.
+            peak (`float`, *optional*): Operations per second of all devices; without it there is no `mfu`.
+        """
+        if peak is None:
+            return {}
+        flops = training_flops(config, self.columns, self.text_tokens, self.text_pairs, self.cross_pairs)
+        return {"mfu": flops / (max(self.seconds, 1e-9) * peak)}
 
 
 def perplexity(loss: float) -> float:

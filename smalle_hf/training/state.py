@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ..configuration_smalle import SmallEConfig
 from .arguments import ArgumentsError
 from .meter import Sums
 
@@ -40,10 +41,10 @@ class RunState:
         self.seconds += seconds
         self.window = sums if self.window is None else self.window + sums
 
-    def close_window(self) -> dict[str, float]:
-        """Numbers of the steps since the last log line."""
+    def close_window(self, config: SmallEConfig, peak: float | None) -> dict[str, float]:
+        """Numbers of the steps since the last log line; for the arguments see [`Sums.utilization`]."""
         assert self.window is not None
-        values = self.window.losses() | self.window.speeds()
+        values = self.window.losses() | self.window.speeds() | self.window.utilization(config, peak)
         self.window = None
         return values
 

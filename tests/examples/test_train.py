@@ -224,6 +224,28 @@ def test_the_log_holds_what_a_person_wants_to_know(run, tmp_path):
     assert validation[-1]["perplexity"] < validation[0]["perplexity"]
 
 
+@pytest.fixture
+def same_matmul_precision():
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("packed", [None, 300])
+def test_the_share_of_the_peak_is_logged_where_that_is_known(run, tmp_path, packed, same_matmul_precision, capsys):
+    options = {"max_steps": 2, "pack_columns": packed, "matmul_precision": "medium"}
+    assert run(tmp_path / "known", **options, peak_tflops=1.0) == 0
+    assert torch.get_float32_matmul_precision() == "medium"
+    assert capsys.readouterr().err.count(", mfu 0.0") == 2
+    assert run(tmp_path / "unknown", **options) == 0
+    shares = []
+    for name in ("known", "unknown"):
+        entries = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        shares += [entry.get("mfu") for entry in entries if entry["kind"] == "train"]
+    assert all(0 < share < 1 for share in shares[:2])
+    assert shares[2:] == [None, None]
+
+
 def test_the_best_weights_are_kept_and_exported(run, tmp_path):
     """A learning rate that is too high in the end makes an early validation the best one."""
     output = tmp_path / "run"

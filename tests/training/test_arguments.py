@@ -52,6 +52,8 @@ def test_shipped_accelerate_configurations_are_read(name):
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
         (["--learning_rate", "fast"], "invalid float value"),
         (["--mixed_precision", "fp4"], "invalid choice"),
+        (["--matmul_precision", "low"], "invalid choice"),
+        (["--peak_tflops", "0"], "`peak_tflops` must be above 0"),
         (["--max_steps", "0"], "`max_steps` must be at least 1"),
         (["--ema_decay", "1.5"], "`ema_decay` must be at least 0"),
         (["--lora_rank", "4"], "name it with --init_from"),
