@@ -27,7 +27,7 @@ from smalle_hf import SmallCodecConfig, SmallEForSpeechGeneration, SmallEProcess
 from smalle_hf.cli import command_line
 from smalle_hf.onnx import SmallEOnnxModel, SmallEOnnxProcessor
 from smalle_hf.onnx import export as export_module
-from smalle_hf.onnx.export import write_model
+from smalle_hf.onnx.export import QUANTIZATIONS, write_model
 from smalle_hf.onnx.sampling import Sampling, choose_ids
 from smalle_hf.onnx.sessions import default_num_threads
 from smalle_hf.voice_files import save_voice
@@ -71,7 +71,7 @@ def exported_model(cross_attention: str, has_codec: bool) -> SmallEForSpeechGene
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SmallEForSpeechGeneration, Path]]:
-    """A model with PACA and a codec, in float32 and in 8 bits, and one with standard attention and no codec; with the
+    """A model with PACA and a codec, in float32, 8 bits and 4, and one with standard attention and no codec; with the
     folder that each was exported to."""
     root = tmp_path_factory.mktemp("exported")
     found = {}
@@ -83,7 +83,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[SmallEFo
         processor.save_pretrained(root / f"{name}-checkpoint")
         save_voice(root / f"{name}-checkpoint", "ann", random_codes(model.config, 9)[0], "hi")
         (root / f"{name}-checkpoint" / "README.md").write_text("# A card\n")
-        for quantization in ("none", "int8") if has_codec else ("none",):
+        for quantization in QUANTIZATIONS if has_codec else ("none",):
             folder = root / f"{name}-{quantization}"
             write_model(copy.deepcopy(graphs), model, processor, folder, quantization, root / f"{name}-checkpoint")
             found[f"{name}-{quantization}"] = (model, folder)
@@ -198,18 +198,25 @@ def random_codes_array(model: SmallEOnnxModel, frames: int = 9) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_eight_bits_are_near_and_smaller(models: dict[str, Any]) -> None:
-    logits = {}
-    for name in ("paca-none", "paca-int8"):
-        graphs = SmallEOnnxModel.from_pretrained(models[name][1]).graphs
-        ids = random_text(models[name][0].config, 12).numpy()
-        state = graphs.start(graphs.encode_text(ids, np.ones_like(ids)))
-        columns = random_codes(models[name][0].config, 20)[0].numpy() + 3
+def test_fewer_bits_are_less_near_and_smaller(models: dict[str, Any]) -> None:
+    logits, sizes, texts = {}, {}, {}
+    for name in QUANTIZATIONS:
+        torch_model, folder = models[f"paca-{name}"]
+        graphs = SmallEOnnxModel.from_pretrained(folder).graphs
+        ids = random_text(torch_model.config, 12).numpy()
+        texts[name] = graphs.encode_text(ids, np.ones_like(ids))
+        state = graphs.start(texts[name])
+        columns = random_codes(torch_model.config, 20)[0].numpy() + 3
         logits[name] = np.stack([state.step(column[None])[0][0].copy() for column in columns])
-    difference = np.abs(logits["paca-int8"] - logits["paca-none"]).mean()
-    assert 0 < difference < 0.05 * np.abs(logits["paca-none"]).mean()
-    sizes = {name: (models[name][1] / "weights.bin").stat().st_size for name in logits}
-    assert sizes["paca-int8"] < 0.6 * sizes["paca-none"]
+        sizes[name] = (folder / "weights.bin").stat().st_size
+    size = np.abs(logits["none"]).mean()
+    distances = {name: np.abs(array - logits["none"]).mean() / size for name, array in logits.items()}
+    assert 0 < distances["int8"] < 0.05
+    assert 3 * distances["int8"] < distances["int4"] < 0.5
+    assert sizes["int8"] < 0.6 * sizes["none"]
+    assert sizes["int4"] < sizes["int8"]
+    for name, tensor in texts["int4"].items():  # what is computed once for a text stays in 8 bits
+        np.testing.assert_array_equal(tensor, texts["int8"][name])
 
 
 @pytest.mark.slow

@@ -84,9 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("output", metavar="OUT", help="folder to write, which must not be there yet")
     export.add_argument(
         "--quantize",
-        choices=["int8", "none"],
+        choices=["int8", "int4", "none"],
         default="int8",
-        help="keep weights in 8 bits, or everything in float32 (default: %(default)s)",
+        help="keep weights in 8 bits, those of the decoder in 4, or everything in float32 (default: %(default)s)",
     )
     commands.add_parser("convert", help="convert a checkpoint of the paper's authors", add_help=False)
     encode = add("encode", "encode a recording into a file of codec codes, or a voice", ENCODE_EPILOG)

@@ -24,7 +24,7 @@ class SmallEOnnxConfig:
         codec_first_frames (`int`): Frames that the first piece of an utterance must have, if it is not the whole.
         has_codec_encoder (`bool`): Whether there is a graph that encodes recordings.
         num_parameters, num_codec_parameters (`int`): Numbers in the checkpoint, and those of them in the codec.
-        quantization (`str`): `"int8"` or `"none"`.
+        quantization (`str`): `"int8"`, `"int4"` or `"none"`.
         language (`str`), phoneme_voice (`str`, *optional*): Of the processor.
         unknown_id (`int`, *optional*): Text id of what the vocabulary lacks.
         generation (`dict`): Defaults of `generate`.

@@ -44,7 +44,8 @@ MAX_OTHER_CODES = 0.05
 """Share of codes that may differ: where two are almost equally near, rounding decides, and so do those that follow."""
 
 CARD_NAME = "README.md"
-QUANTIZATIONS = ("int8", "none")
+QUANTIZATIONS = ("int8", "int4", "none")
+DECODER_PREFIX, CODEC_PREFIX = "decoder_", "codec_"
 GENERATION_DEFAULTS = (
     "do_sample",
     "temperature",
@@ -71,8 +72,9 @@ def export_model(
         processor ([`SmallEProcessor`]): Its processor.
         folder (`str` or `os.PathLike`): Folder to write; it must not be there yet, or be empty. It is written under a
             temporary name and renamed.
-        quantization (`str`, defaults to `"int8"`): `"int8"` keeps the weights of matrix products in 8 bits; `"none"`
-            keeps everything in float32. The codec always stays in float32.
+        quantization (`str`, defaults to `"int8"`): `"int8"` keeps the weights of matrix products in 8 bits; `"int4"`
+            keeps those of the decoder, which every column waits for, in 4; `"none"` keeps everything in float32. The
+            codec always stays in float32.
         checkpoint (`str` or `os.PathLike`, *optional*): Folder of the model, whose card and voices are copied.
         with_encoder (`bool`, defaults to `True`): Whether to write the codec's encoder, where it has one: it makes
             voices of recordings.
@@ -114,11 +116,7 @@ def write_model(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         target = Path(temporary) / "model"
         target.mkdir()
-        if quantization == "int8":
-            graphs = {
-                name: graph if name.startswith("codec_") else quantize_weights(graph) for name, graph in graphs.items()
-            }
-        save_graphs(graphs, target)
+        save_graphs({name: quantize(name, graph, quantization) for name, graph in graphs.items()}, target)
         describe_model(model, processor, quantization, "codec_encoder" in graphs).save(target)
         model.config.save_pretrained(target)
         model.generation_config.save_pretrained(target)
@@ -132,6 +130,13 @@ def write_model(
         os.chmod(target, 0o755)
         os.replace(target, folder)
     return folder
+
+
+def quantize(name: str, graph: onnx.ModelProto, quantization: str) -> onnx.ModelProto:
+    """The graph of a name with its weights as [`export_model`] says."""
+    if quantization == "none" or name.startswith(CODEC_PREFIX):
+        return graph
+    return quantize_weights(graph, 4 if quantization == "int4" and name.startswith(DECODER_PREFIX) else 8)
 
 
 def copy_extras(checkpoint: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights of the graphs: in 8 bits, and in one file for all graphs, for two of them share most."""
+"""Weights of the graphs: in 8 or 4 bits, and in one file for all graphs, for two of them share most."""
 
 import hashlib
 import logging
@@ -21,8 +21,8 @@ MIN_BYTES = 1024
 ALIGNMENT = 64
 
 
-def quantize_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Puts the weights of the matrix products into 8 bits, with a scale for every 32 weights of an output.
+def quantize_weights(graph: onnx.ModelProto, bits: int = 8) -> onnx.ModelProto:
+    """Puts the weights of the matrix products into 8 bits or 4, with a scale for every 32 weights of an output.
 
     The products run on 8-bit integers. Every row of activations gets scales of its own as it comes: up to rounding, a
     row of a batch gives what it gives alone, which a scale for the whole tensor (`quantize_dynamic`) would not grant.
@@ -30,6 +30,7 @@ def quantize_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
     Args:
         graph (`onnx.ModelProto`): A graph in float32.
+        bits (`int`, defaults to 8): Bits of a weight.
 
     Returns:
         `onnx.ModelProto`: The quantised graph.
@@ -49,7 +50,7 @@ def quantize_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
         and min(weight.dims) < MIN_WIDTH
     ]
     quantizer = MatMulNBitsQuantizer(
-        graph, bits=8, block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=4, nodes_to_exclude=narrow
+        graph, bits=bits, block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=4, nodes_to_exclude=narrow
     )
     quantizer.process()
     return quantizer.model.model
