@@ -270,6 +270,20 @@ def test_missing_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         fla_gated_linear_attention(*random_inputs(20), None, False)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_kernels_on_a_gpu(compiled: bool, packed: bool) -> None:
+    """Products are computed in TF32: 10 bits of mantissa."""
+    pytest.importorskip("fla", reason="flash-linear-attention is not installed")
+    inputs = [x.cuda() for x in random_inputs(200, torch.float32)]
+    resets = random_resets(200).cuda() if packed else None
+    expected = run(recurrent_gated_linear_attention, [x.double() for x in inputs], resets)
+    op = torch.compile(gated_linear_attention, fullgraph=True) if compiled else gated_linear_attention
+    for name, value in run(op, inputs, resets).items():
+        assert ((value - expected[name]).norm() / expected[name].norm()).item() <= 2**-8, name
+
+
 INTERPRETED = """
 import builtins, importlib, json, sys
 import torch
