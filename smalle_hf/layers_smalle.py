@@ -149,7 +149,8 @@ class SmallELinearAttention(nn.Module):
             x.unflatten(-1, (self.num_heads, -1))
             for x in (self.q_proj(hidden_states), k, self.v_proj(hidden_states), log_decay)
         )
-        out, state = gated_linear_attention(q, k, v, log_decay, state, resets, overwrite_state=True)
+        # In training, checkpointing may run this again from the same state.
+        out, state = gated_linear_attention(q, k, v, log_decay, state, resets, overwrite_state=not self.training)
         out = self.norm(out).flatten(-2) * F.silu(self.g_proj(hidden_states))
         return self.o_proj(out), state
 
@@ -158,7 +159,7 @@ class SmallELCLMBlock(GradientCheckpointingLayer):
     """Linear causal language model block: gated linear attention, then SwiGLU, each behind a LayerNorm.
 
     `forward(hidden_states (B, T, width), state, mask (B, T), resets (B, T))` returns the hidden states and the state
-    after the last column, which takes the place of the given one in memory where no gradients are recorded.
+    after the last column, which outside training may take the place of the given one in memory.
     """
 
     def __init__(self, config: SmallEConfig, hidden_size: int) -> None:

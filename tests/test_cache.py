@@ -98,6 +98,27 @@ def test_a_step_writes_the_new_state_over_the_old_one(model: SmallEForSpeechGene
     assert not any(torch.equal(state, value) for state, value in zip(cache.states, old_values, strict=True))
 
 
+def test_training_runs_a_step_again_from_the_same_state(model: SmallEForSpeechGeneration) -> None:
+    """Reentrant checkpointing computes without gradients first, and everything once more in the backward pass."""
+    cache, columns, text = (
+        spoken(model),
+        random_columns(model.config, 1, batch=3),
+        random_text(model.config, 6, batch=3),
+    )
+    model.train()
+    gradients = []
+    for is_checkpointing in (False, True):
+        if is_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": True})
+        model.zero_grad()
+        model(
+            input_ids=text, decoder_input_ids=columns, past_key_values=cache.clone()
+        ).logits.square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    for found, expected in zip(*gradients, strict=True):
+        assert_close(found, expected)
+
+
 def test_frames_are_counted_without_padding(model: SmallEForSpeechGeneration) -> None:
     cache = SmallECache(model.config, batch_size=2)
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
