@@ -255,7 +255,7 @@ def set_up(arguments: TrainingArguments, accelerator: Accelerator) -> Run:
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if arguments.torch_compile:
-        compile_layers(model)
+        compile_layers(model, accelerator.device)
     model, optimizer = accelerator.prepare(model, build_optimizer(model, arguments))
     average = WeightAverage(model, arguments.ema_decay) if arguments.ema_decay else None
     fingerprint = {

@@ -52,9 +52,9 @@ def memory_of(step: Callable[[], None], device: torch.device) -> float:
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     forget_peak_memory()
-    before = peak_memory()
+    memory = peak_memory()
     step()
-    return peak_memory() - before
+    return peak_memory() - memory
 
 
 def measure(options: argparse.Namespace, device: torch.device) -> list[Results]:

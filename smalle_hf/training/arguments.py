@@ -103,7 +103,9 @@ class TrainingArguments:
         },
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations to save memory"})
-    torch_compile: bool = field(default=False, metadata={"help": "compile all layers but the recurrence"})
+    torch_compile: bool = field(
+        default=False, metadata={"help": "compile the layers, the recurrence as one operator on CUDA"}
+    )
     seed: int = field(default=0, metadata={"help": "of weights, order and dropout"})
 
     # Run

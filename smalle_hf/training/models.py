@@ -15,7 +15,8 @@ from transformers import AutoModel, PreTrainedModel
 from ..configuration_smalle import SmallEConfig
 from ..data.codec_encoder import weights_fingerprint
 from ..data.token_cache import CodecInfo
-from ..layers_smalle import SmallEMLP, SmallETextAttention
+from ..fla_kernels import kernels_are_installed
+from ..layers_smalle import SmallELCLMBlock, SmallEMLP, SmallETextAttention, SmallETextEncoderLayer
 from ..modeling_smalle import SmallEForSpeechGeneration
 from ..processing_smalle import SmallEProcessor
 from .arguments import ArgumentsError, TrainingArguments, model_overrides
@@ -110,14 +111,18 @@ def complete_model(
     return complete.eval()
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Compiles the feed-forward layers and the text encoder's attention, each kind once for all lengths.
+def compile_layers(model: nn.Module, device: torch.device) -> None:
+    """Compiles layers, each kind once for all lengths: whole blocks where the recurrence is a CUDA kernel, elsewhere
+    the feed-forward layers and the text encoder's attention.
 
-    The recurrence is left out: its loop over chunks would be compiled anew, for minutes, for every number of chunks,
-    and without the CUDA kernels of flash-linear-attention.
+    The recurrence in PyTorch is left out: its loop over chunks would be compiled anew, for minutes, for every number
+    of chunks.
     """
+    kinds: tuple[type[nn.Module], ...] = (SmallEMLP, SmallETextAttention)
+    if device.type == "cuda" and kernels_are_installed():
+        kinds = (SmallELCLMBlock, SmallETextEncoderLayer)
     for module in model.modules():
-        if isinstance(module, SmallEMLP | SmallETextAttention):
+        if isinstance(module, kinds):
             module.compile(dynamic=True)
 
 
