@@ -1,4 +1,4 @@
-"""Exported models against the checkpoints that they come from: PyTorch, ONNX in float32, ONNX with weights in 8 bits.
+"""Exported models against the checkpoints that they come from: PyTorch, ONNX in float32, in 8 bits and in 4.
 
     python examples/benchmarks/onnx_runtime.py
     python examples/benchmarks/onnx_runtime.py --models demo --threads 1 2 --batch-sizes 1 --folder outputs/exported
@@ -41,8 +41,8 @@ from smalle_hf import (
 from smalle_hf.configuration_small_codec import SmallCodecConfig
 from smalle_hf.onnx import SmallEOnnxModel
 
-TORCH, FLOAT, INT8 = "PyTorch", "ONNX float32", "ONNX int8"
-EXPORTS = {FLOAT: "none", INT8: "int8"}
+TORCH, FLOAT, INT8, INT4 = "PyTorch", "ONNX float32", "ONNX int8", "ONNX int4"
+EXPORTS = {FLOAT: "none", INT8: "int8", INT4: "int4"}
 DEMO_SIZES: dict[str, Any] = {
     "hidden_size": 192,
     "num_audio_encoder_layers": 2,
@@ -66,14 +66,14 @@ def configuration(name: str, is_quick: bool) -> SmallEConfig:
 
 
 @dataclass
-class Trio:
+class Systems:
     """A model and its exports."""
 
     model: SmallEForSpeechGeneration
     folders: dict[str, Path]
 
     @classmethod
-    def build(cls, name: str, options: argparse.Namespace, root: Path) -> "Trio":
+    def build(cls, name: str, options: argparse.Namespace, root: Path) -> "Systems":
         """Loads or makes the model, and exports it where no earlier run has."""
         if options.checkpoint is not None:
             model = SmallEForSpeechGeneration.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
@@ -122,7 +122,7 @@ class Trio:
         return lambda column: state.step(column)[0]
 
     def open(self, threads: int) -> dict[str, Any]:
-        """The three systems by name."""
+        """All systems by name."""
         exports = {system: SmallEOnnxModel.from_pretrained(folder, threads) for system, folder in self.folders.items()}
         return {TORCH: self.model, **exports}
 
@@ -149,21 +149,25 @@ def run_steps(step: Callable[[np.ndarray], np.ndarray], column: np.ndarray) -> N
         step(column)
 
 
-def measure_speed(name: str, trio: Trio, threads: int, batch_size: int, options: argparse.Namespace) -> list[Results]:
-    """Times of the three systems with so many threads, for so many texts at a time."""
+def measure_speed(
+    name: str, systems: Systems, threads: int, batch_size: int, options: argparse.Namespace
+) -> list[Results]:
+    """Times of all systems with so many threads, for so many texts at a time."""
     torch.set_num_threads(threads)
-    frames, config = (10 if options.quick else 75), trio.model.config
-    models = trio.open(threads)
+    frames, config = (10 if options.quick else 75), systems.model.config
+    models = systems.open(threads)
     column = np.full((batch_size, config.num_codebooks), config.codebook_offset)
-    steps = {system: partial(run_steps, trio.step(model, batch_size), column) for system, model in models.items()}
+    steps = {system: partial(run_steps, systems.step(model, batch_size), column) for system, model in models.items()}
     step_times = medians(alternate(steps, 5 * options.repeats))
     codes, speech = (
         medians(
-            alternate({s: trio.speech(m, batch_size, frames, has_sound) for s, m in models.items()}, options.repeats)
+            alternate(
+                {s: systems.speech(m, batch_size, frames, has_sound) for s, m in models.items()}, options.repeats
+            )
         )
         for has_sound in (False, True)
     )
-    sounds = {system: trio.sound(model, batch_size, frames) for system, model in models.items()}
+    sounds = {system: systems.sound(model, batch_size, frames) for system, model in models.items()}
     sound = medians(alternate(sounds, options.repeats))
     seconds = batch_size * frames / config.frame_rate
     return [
@@ -183,17 +187,17 @@ def measure_speed(name: str, trio: Trio, threads: int, batch_size: int, options:
     ]
 
 
-def measure_exports(name: str, trio: Trio, checkpoint: Path | None) -> list[Results]:
+def measure_exports(name: str, systems: Systems, checkpoint: Path | None) -> list[Results]:
     """Sizes of the files, and distances of their logits from PyTorch's on the same columns."""
-    config = trio.model.config
+    config = systems.model.config
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(config.codebook_size, (COMPARED_FRAMES, config.num_codebooks), generator=generator)
     if checkpoint is not None:  # its own speech, which is what it will be asked for
-        codes = trio.model.generate(trio.text(1), seed=0, max_new_tokens=COMPARED_FRAMES).sequences[0]
+        codes = systems.model.generate(systems.text(1), seed=0, max_new_tokens=COMPARED_FRAMES).sequences[0]
     columns = apply_delay(codes, config).numpy()
-    rows, expected = [], _logits(trio.torch_step(1), columns)
-    for system, folder in trio.folders.items():
-        found = _logits(trio.onnx_step(SmallEOnnxModel.from_pretrained(folder, 1), 1), columns)
+    rows, expected = [], _logits(systems.torch_step(1), columns)
+    for system, folder in systems.folders.items():
+        found = _logits(systems.onnx_step(SmallEOnnxModel.from_pretrained(folder, 1), 1), columns)
         difference = np.abs(found - expected)
         rows.append(
             {
@@ -263,12 +267,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     speed, exports = [], []
     with tempfile.TemporaryDirectory() as temporary:
         for name in models:
-            trio = Trio.build(name, options, options.folder or Path(temporary))
+            systems = Systems.build(name, options, options.folder or Path(temporary))
             if "exports" in options.phases:
-                exports += measure_exports(name, trio, options.checkpoint)
+                exports += measure_exports(name, systems, options.checkpoint)
             if "speed" in options.phases:
                 for threads, batch_size in product(options.threads, options.batch_sizes):
-                    speed += measure_speed(name, trio, threads, batch_size, options)
+                    speed += measure_speed(name, systems, threads, batch_size, options)
     if exports:
         print_rows(exports)
         report(options.output, "onnx_runtime", "exports", {}, exports)
