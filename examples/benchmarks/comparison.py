@@ -23,6 +23,8 @@ import transformers
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from smalle_hf.file_replacement import replace_file
+
 Results = dict[str, Any]
 
 
@@ -199,7 +201,8 @@ def report(
         print(target)
     held = [{**asdict(target), "is_met": target.is_met} for target in targets]
     phases[phase] = {**settings, "rows": list(rows), "targets": held}
-    write(path, lambda temporary: temporary.write_text(json.dumps(phases, indent=1) + "\n", encoding="utf-8"))
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(phases, indent=1) + "\n", encoding="utf-8")
     if draw is None:
         return
     try:
@@ -209,7 +212,8 @@ def report(
         return
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     draw(figure, phases)
-    write(path.with_suffix(".png"), lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    with replace_file(path.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def merged(earlier: Sequence[Results], rows: Sequence[Results]) -> list[Results]:
@@ -219,13 +223,6 @@ def merged(earlier: Sequence[Results], rows: Sequence[Results]) -> list[Results]
         return tuple(value for value in row.values() if not isinstance(value, float))
 
     return list({key(row): row for row in (*earlier, *rows)}.values())
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name, then renames it."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    save(temporary)
-    temporary.replace(path)
 
 
 __all__ = [

@@ -31,6 +31,7 @@ from smalle_hf import SmallEConfig, SmallEProcessor
 from smalle_hf.data.batching import BucketBatchSampler
 from smalle_hf.data.collator import SmallECollator
 from smalle_hf.data.token_cache import CodecInfo, TokenCache, shard_name, write_shard
+from smalle_hf.file_replacement import replace_file
 
 TARGET = 1_500_000
 FRAME_RATE = 75.0
@@ -205,9 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "torch": torch.__version__,
             "processor": platform.machine(),
         }
-        temporary = args.json.with_name(f"{args.json.name}.tmp")
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-        temporary.replace(args.json)
+        with replace_file(args.json) as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 
