@@ -38,6 +38,7 @@ Long text is cut into sentences, which are spoken one after the other and joined
 EXPORT_EPILOG = """examples:
   smalle export outputs/demo voice-onnx
   smalle export outputs/demo voice-onnx --quantize none
+  smalle export outputs/demo voice-onnx --without-encoder
   smalle speak "Hello world." -o hello.wav --model voice-onnx
 
 What is written speaks with ONNX Runtime alone. In 8 bits it is faster and smaller, and speaks a little differently;
@@ -87,6 +88,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["int8", "int4", "none"],
         default="int8",
         help="keep weights in 8 bits, those of the decoder in 4, or everything in float32 (default: %(default)s)",
+    )
+    export.add_argument(
+        "--without-encoder",
+        action="store_true",
+        help="leave out the codec's encoder, which makes voices of recordings: a smaller folder, voices only by name",
     )
     commands.add_parser("convert", help="convert a checkpoint of the paper's authors", add_help=False)
     encode = add("encode", "encode a recording into a file of codec codes, or a voice", ENCODE_EPILOG)
@@ -213,9 +219,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _guard(lambda: _module("smalle_hf.convert_lina_checkpoint").main(arguments[1:], "smalle convert"))
         options = parse_arguments(arguments)
         module = "codec" if options.command in ("encode", "decode") else options.command
-        if module == "speak" and os.path.isfile(os.path.join(options.model or "", "onnx_config.json")):
-            module = "speak_onnx"
+        named = {"speak": "model", "info": "folder"}.get(options.command)
+        if named and _is_exported(getattr(options, named)):
+            module += "_onnx"
         return _guard(lambda: _module(f"smalle_hf.cli.{module}").run(options))
+
+
+def _is_exported(folder: str | None) -> bool:
+    """Whether `smalle export` wrote a folder."""
+    return os.path.isfile(os.path.join(os.path.expanduser(folder or ""), "onnx_config.json"))
 
 
 def _module(name: str) -> Any:

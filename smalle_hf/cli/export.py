@@ -21,7 +21,9 @@ def run(options: argparse.Namespace) -> int:
 
     checkpoint = find_checkpoint(options.model, "CHECKPOINT")
     model, processor = load_speaker(checkpoint, "cpu")
-    folder = export_model(model, processor, options.output, options.quantize, checkpoint)
+    folder = export_model(
+        model, processor, options.output, options.quantize, checkpoint, with_encoder=not options.without_encoder
+    )
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB", file=sys.stderr)
     return 0

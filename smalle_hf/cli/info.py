@@ -1,13 +1,11 @@
 """`smalle info`: what a checkpoint is, read from its files without loading the weights."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
@@ -15,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .. import SmallEConfig
 from ..codec_smalle import available_codebooks
 from ..voice_files import list_voices, read_codes
+from .facts import describe_files, show_facts
 
 CODEC_PREFIX = "codec_model."
 
@@ -26,12 +25,7 @@ def run(options: argparse.Namespace) -> int:
         FileNotFoundError: There is no checkpoint in it.
         ValueError: A file of it is damaged.
     """
-    facts = describe_checkpoint(options.folder)
-    if options.json:
-        print(json.dumps(facts, indent=2))
-        return 0
-    for name, value in facts.items():
-        print(f"{name.replace('_', ' '):24}{_in_words(value)}")
+    show_facts(describe_checkpoint(options.folder), options.json)
     return 0
 
 
@@ -60,13 +54,7 @@ def describe_checkpoint(folder: str) -> dict[str, Any]:
         raise ValueError(f"{folder} is damaged: {error}") from error
     facts = {"type": config.model_type, "parameters": sum(parameters.values())}
     facts |= _describe_model(config, parameters, path) if isinstance(config, SmallEConfig) else _describe_codec(config)
-    files = [file for file in path.rglob("*") if file.is_file()]
-    return {
-        **facts,
-        "licence": read_licence(path),
-        "bytes": sum(file.stat().st_size for file in files),
-        "files": len(files),
-    }
+    return {**facts, **describe_files(path)}
 
 
 def count_parameters(folder: Path) -> dict[str, int]:
@@ -76,15 +64,6 @@ def count_parameters(folder: Path) -> dict[str, int]:
         with safe_open(path, framework="numpy") as file:
             counts |= {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return counts
-
-
-def read_licence(folder: Path) -> str | None:
-    """Licence that the model card states, if there is a card and it does."""
-    path = folder / "README.md"
-    try:
-        return ModelCard.load(path, ignore_metadata_errors=True).data.license if path.is_file() else None
-    except ValueError:  # metadata that are no mapping
-        return None
 
 
 def _describe_model(config: SmallEConfig, parameters: dict[str, int], folder: Path) -> dict[str, Any]:
@@ -116,12 +95,4 @@ def _describe_codec(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-def _in_words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} ({seconds} s)" for name, seconds in value.items()) or "none"
-    if value is None:
-        return "unknown"
-    return f"{value:,}" if isinstance(value, int) else f"{value}"
-
-
-__all__ = ["count_parameters", "describe_checkpoint", "read_licence", "run"]
+__all__ = ["count_parameters", "describe_checkpoint", "run"]

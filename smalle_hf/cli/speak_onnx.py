@@ -1,6 +1,7 @@
 """`smalle speak` with a model that `smalle export` wrote, without torch."""
 
 import argparse
+import os
 
 import numpy as np
 
@@ -23,15 +24,16 @@ def load(options: argparse.Namespace) -> speaking.Speaker:
     """
     if options.device not in (None, "cpu"):
         raise ValueError(f"An exported model computes on the CPU, not on {options.device}: leave out --device.")
-    model = SmallEOnnxModel.from_pretrained(options.model, options.threads)
+    folder = os.path.expanduser(options.model)
+    model = SmallEOnnxModel.from_pretrained(folder, options.threads)
     if not model.config.has_codec:
         raise ValueError(f"{options.model} has no codec inside and cannot be heard: export a checkpoint with one.")
-    processor = SmallEOnnxProcessor.from_pretrained(options.model)
+    processor = SmallEOnnxProcessor.from_pretrained(folder)
 
     def encode(path: str) -> np.ndarray:
         return model.encode_audio(processor(audio=path)["input_values"])[0][0]
 
-    return speaking.Speaker(model, processor, options.model, Narrator, stream_speech, encode)
+    return speaking.Speaker(model, processor, folder, Narrator, stream_speech, encode)
 
 
 __all__ = ["load", "run"]
