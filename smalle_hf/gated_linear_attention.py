@@ -8,7 +8,8 @@ Three implementations share one signature `(q, k, v, log_decay, initial_state, r
 
 - [`recurrent_gated_linear_attention`], frame by frame: the definition, and the fastest form of a decoding step;
 - [`chunked_gated_linear_attention`], matrix products over chunks of 64 frames, on any device;
-- [`fla_gated_linear_attention`], the Triton kernels of flash-linear-attention (`pip install smalle-hf[gpu]`), on CUDA.
+- [`fla_gated_linear_attention`], the Triton kernels of flash-linear-attention (`pip install smalle-hf[gpu]`), on CUDA;
+  a single frame that overwrites its state goes to [`step_in_place`].
 
 [`gated_linear_attention`] picks one. Layout is (batch, time, heads, width), as in flash-linear-attention.
 
@@ -21,6 +22,7 @@ import torch
 
 from .chunked_recurrence import CHUNK_SIZE, MIN_LOG_DECAY, ChunkedRecurrence, full_precision
 from .fla_kernels import fla_gated_linear_attention, kernels_are_installed
+from .step_kernel import step_in_place
 
 RECURRENT_MAX_LENGTH = 8
 """Up to this many frames the recurrent form is faster than a padded chunk."""
@@ -55,6 +57,9 @@ def gated_linear_attention(
     is_short = q.shape[1] <= RECURRENT_MAX_LENGTH
     if q.shape[1] and _has_kernels(q):
         state = _initial_state(q, v, initial_state)
+        is_step = q.shape[1] == 1 and resets is None and state.is_contiguous()
+        if is_step and overwrite_state and _may_be_overwritten(state):
+            return step_in_place(q, k, v, log_decay, state), state
         return fla_gated_linear_attention(q, k, v, log_decay, state, resets, is_short)
     if is_short:
         return recurrent_gated_linear_attention(q, k, v, log_decay, initial_state, resets, overwrite_state)

@@ -284,6 +284,43 @@ def test_kernels_on_a_gpu(compiled: bool, packed: bool) -> None:
         assert ((value - expected[name]).norm() / expected[name].norm()).item() <= 2**-8, name
 
 
+@pytest.mark.gpu
+def test_step_on_a_gpu() -> None:
+    q, k, v, log_decay, state = (x.cuda() for x in random_inputs(1, torch.float32))
+    expected = recurrent_gated_linear_attention(q, k, v, log_decay, state.clone())
+    with torch.no_grad():
+        found = gated_linear_attention(q, k, v, log_decay, state, overwrite_state=True)
+    assert found[1] is state
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_a_single_frame_writes_over_its_state_where_it_may(
+    reference: ReferenceKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(q: Any, k: Any, v: Any, log_decay: Any, state: torch.Tensor) -> torch.Tensor:
+        out, new_state = recurrent_gated_linear_attention(q, k, v, log_decay, state)
+        state.copy_(new_state)
+        return out
+
+    monkeypatch.setattr("smalle_hf.gated_linear_attention.step_in_place", step)
+    *inputs, state = random_inputs(1, torch.float32)
+    expected = recurrent_gated_linear_attention(*inputs, state)
+    before = state.clone()
+    with torch.no_grad():
+        kept = gated_linear_attention(*inputs, state)  # not asked for
+        packed = gated_linear_attention(*inputs, state, torch.ones(B, 1, dtype=torch.bool), overwrite_state=True)
+    recorded = gated_linear_attention(*inputs, state, overwrite_state=True)  # a gradient may be wanted
+    assert reference.calls == ["recurrent", "recurrent", "chunk_forward"]
+    assert torch.equal(state, before)
+    assert all(result[1] is not state for result in (kept, packed, recorded))
+    with torch.no_grad():
+        found = gated_linear_attention(*inputs, state, overwrite_state=True)
+    assert found[1] is state
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 INTERPRETED = """
 import builtins, importlib, json, sys
 import torch
@@ -327,6 +364,20 @@ for name, (length, keys, strength, starts) in json.loads(sys.argv[1]).items():
         errors[name + ", without gradients"] = max(
             ((x - y).norm() / y.norm()).item() for x, y in zip(results, expected)
         )
+for shape, dtype in (((3, 2, 16, 24), torch.float32), ((1, 2, 80, 100), torch.bfloat16)):
+    B, H, K, V = shape
+    q, k, gate = (torch.randn(B, 1, H, K).to(dtype) for _ in range(3))
+    v, state = torch.randn(B, H, 1, V).to(dtype).transpose(1, 2), torch.randn(B, H, K, V)
+    gate = 4 * -gate.float().abs()
+    gate[..., 0] = -torch.inf
+    wide = (x.float() for x in (q, k, v))
+    expected_out, expected = op.recurrent_gated_linear_attention(*wide, gate, state.clone())
+    with torch.no_grad():
+        out, found = op.gated_linear_attention(q, k, v, gate, state, overwrite_state=True)
+    assert found is state and out.dtype == dtype and out.shape == v.shape
+    errors[f"one frame in place, {dtype}"] = ((found - expected).norm() / expected.norm()).item()
+    difference = ((out - expected_out).norm() / expected_out.norm()).item()
+    errors[f"output of one frame, {dtype}"] = difference if dtype == torch.float32 else difference / 2**9
 print(json.dumps(errors))
 """
 
@@ -351,6 +402,6 @@ def test_kernels_in_the_interpreter() -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     errors = json.loads(result.stdout)
-    assert len(errors) == len(cases) + 1
+    assert len(errors) == len(cases) + 1 + 4
     for name, error in errors.items():
         assert error <= (1e-4 if "packed" in name else 1e-5), errors
