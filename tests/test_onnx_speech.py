@@ -245,6 +245,12 @@ def test_mistakes_get_one_line(
         message_lines = capsys.readouterr().err.strip().splitlines()
         assert message in message_lines[-1]
         assert len(message_lines) == 1
+    for other in (
+        ["export", str(speakers["small"][1]), str(tmp_path / "again")],
+        ["encode", str(voice_file), "-o", str(tmp_path / "a.safetensors"), "--codec", str(speakers["small"][1])],
+    ):
+        assert command_line.main(other) == 1
+        assert "is an exported model" in capsys.readouterr().err
     assert command_line.main([*base[:1], "?!", *base[2:]]) == 1
     assert "nothing to say" in capsys.readouterr().err
     assert not (tmp_path / "a.wav").exists()

@@ -1,14 +1,15 @@
 """How soon speech is heard and whether it keeps coming: streams of different chunk sizes against whole utterances.
 
     python examples/benchmarks/streaming.py --model outputs/my-voice
+    python examples/benchmarks/streaming.py --model outputs/my-voice-onnx
     python examples/benchmarks/streaming.py --preset small-e-64m --threads 1 2
     python examples/benchmarks/streaming.py --quick
 
 First audio: milliseconds from the text, a string, to the first samples, with the model loaded; voice prompt and text
 encoder included. Real-time factor: seconds of computing per second of audio, of the whole stream and of its slowest
 chunk behind the first. Of every chunk size and of `generate` the same words are spoken in alternation in one process.
-Without --model the weights are random, of the sizes of --preset with the package's codec: speed does not depend on
-them.
+A --model that `smalle export` wrote speaks with ONNX Runtime. Without --model the weights are random, of the sizes of
+--preset with the package's codec: speed does not depend on them.
 Writes streaming.json and, where matplotlib is installed, streaming.png.
 """
 
@@ -21,13 +22,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from comparison import Results, Target, alternate, parse, report
 from transformers import AutoConfig, AutoModel
 
 from smalle_hf import SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
 from smalle_hf.codecs import codec_path
-from smalle_hf.voice_files import list_voices, load_voice
+from smalle_hf.onnx import SmallEOnnxModel, SmallEOnnxProcessor
+from smalle_hf.onnx.configuration import CONFIG_NAME
+from smalle_hf.voice_files import list_voices, load_voice, load_voice_arrays
 
 TEXT = "The boat sailed along the coast, and nobody on the shore could tell where it went."
 CHUNKS_MS, QUICK_CHUNKS_MS = (20.0, 50.0, 100.0, 200.0, 500.0), (50.0, 200.0)
@@ -40,8 +44,11 @@ LARGE = 30_000_000
 WHOLE = "whole"
 
 
-def build(options: Any) -> tuple[SmallEForSpeechGeneration, SmallEProcessor, dict[str, Any]]:
+def build(options: Any, threads: int) -> tuple[Any, Any, dict[str, Any]]:
     """Model, processor and voice prompt."""
+    if options.model is not None and (options.model / CONFIG_NAME).is_file():
+        return build_exported(options, threads)
+    torch.set_num_threads(threads)
     if options.model is not None:
         model = SmallEForSpeechGeneration.from_pretrained(options.model, dtype=torch.float32).eval()
         voices = list_voices(options.model)
@@ -62,6 +69,27 @@ def build(options: Any) -> tuple[SmallEForSpeechGeneration, SmallEProcessor, dic
     return model, processor, voice
 
 
+def build_exported(options: Any, threads: int) -> tuple[SmallEOnnxModel, SmallEOnnxProcessor, dict[str, Any]]:
+    """The same of an exported folder; the voice prompt is random if there is no voice in it."""
+    model = SmallEOnnxModel.from_pretrained(options.model, threads)
+    config, voices = model.config, list_voices(options.model)
+    size = round(options.prompt_seconds * config.frame_rate), config.num_codebooks
+    voice: dict[str, Any] = {}
+    if voices:
+        voice = load_voice_arrays(options.model, voices[0])
+    elif size[0]:
+        prompt = np.random.default_rng(0).integers(0, config.codebook_size, size)
+        voice = {"audio_prompt_codes": prompt, "audio_prompt_text": "What was said before."}
+    return model, SmallEOnnxProcessor.from_pretrained(options.model), voice
+
+
+def count_parameters(model: Any) -> int:
+    """Parameters of a model of either kind."""
+    if isinstance(model, SmallEOnnxModel):
+        return model.config.num_parameters
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def chunk_times(stream: Iterator[Any], started: float) -> list[tuple[float, int]]:
     """When each chunk came, in seconds, and its samples."""
     return [(time.perf_counter() - started, chunk.audio.shape[1]) for chunk in stream if chunk.audio.shape[1]]
@@ -69,10 +97,12 @@ def chunk_times(stream: Iterator[Any], started: float) -> list[tuple[float, int]
 
 def measure(options: Any, threads: int) -> tuple[list[Results], int]:
     """First audio and real-time factors for every chunk size, and the number of parameters of the model."""
-    torch.set_num_threads(threads)
-    model, processor, voice = build(options)
+    model, processor, voice = build(options, threads)
     rate, frames = model.config.sampling_rate, options.seconds * model.config.frame_rate
-    limits: dict[str, Any] = {"max_new_tokens": int(frames), "min_new_tokens": int(frames), "seed": 0}
+    limits: dict[str, Any] = {"max_new_tokens": int(frames), "seed": 0}
+    if not isinstance(model, SmallEOnnxModel):
+        limits["min_new_tokens"] = int(frames)
+    spoken: list[float] = []
     streams: dict[float, list[list[tuple[float, int]]]] = {chunk_ms: [] for chunk_ms in options.chunk_ms}
 
     def stream(chunk_ms: float) -> None:
@@ -80,13 +110,17 @@ def measure(options: Any, threads: int) -> tuple[list[Results], int]:
         chunks = model.stream(**processor(TEXT, **voice), **limits, chunk_ms=chunk_ms)
         streams[chunk_ms].append(chunk_times(chunks, started))
 
+    def generate() -> None:
+        output = model.generate(**processor(TEXT, **voice), **limits)
+        spoken.append(int(output.audio_lengths[0]) / rate)
+
     steps: dict[str, Callable[[], object]] = {str(size): (lambda size=size: stream(size)) for size in options.chunk_ms}
-    steps[WHOLE] = lambda: model.generate(**processor(TEXT, **voice), **limits)
+    steps[WHOLE] = generate
     times = alternate(steps, options.repeats)
-    whole = statistics.median(times[WHOLE]) / options.seconds
+    whole = statistics.median(times[WHOLE]) / spoken[0]
     shared = {"threads": threads, "generate_real_time_factor": whole}
     rows = [{"chunk_ms": f"{size:g}", **summary(streams[size][1:], rate), **shared} for size in options.chunk_ms]
-    return rows, sum(parameter.numel() for parameter in model.parameters())
+    return rows, count_parameters(model)
 
 
 def summary(streams: Sequence[Sequence[tuple[float, int]]], rate: int) -> Results:
@@ -164,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         __doc__ or "",
         ["stream"],
         arguments,
-        ("--model", {"type": Path, "help": "checkpoint; its first voice, if any, is the prompt"}),
+        ("--model", {"type": Path, "help": "checkpoint or exported folder; its first voice, if any, is the prompt"}),
         ("--preset", {"default": "small-e-64m", "help": "sizes without --model (default: %(default)s)"}),
         ("--prompt-seconds", {"type": float, "default": 3.0, "help": "voice prompt without --model (default: 3)"}),
         ("--chunk-ms", {"type": float, "nargs": "+", "help": f"(default: {' '.join(f'{c:g}' for c in CHUNKS_MS)})"}),

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .. import SmallEConfig, SmallEForSpeechGeneration, SmallEProcessor
 from ..codec_smalle import available_codebooks
+from ..onnx.configuration import CONFIG_NAME
 from ..voices import voice_path
 
 
@@ -25,6 +26,7 @@ def find_checkpoint(name: str | None, option: str) -> str:
 
     Raises:
         FileNotFoundError: What is named is the path of no folder.
+        ValueError: It is an exported model.
     """
     if name is None:
         return str(voice_path())
@@ -32,6 +34,8 @@ def find_checkpoint(name: str | None, option: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{name} is no checkpoint: it has no config.json.")
+        if (path / CONFIG_NAME).is_file():
+            raise ValueError(f"{name} is an exported model, which can but speak: name the checkpoint that it is of.")
         return str(path)
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2:
         raise FileNotFoundError(f"There is no folder {name}: check the path given with {option}.")
