@@ -209,12 +209,14 @@ def runs_static_steps(model: Any, model_kwargs: dict[str, Any], generation_confi
 
 
 def _find_step(model: Any, pool: StepPool, cache: SmallECache) -> tuple[Any, StaticStep | None]:
-    """The key of a generation and a step that fits it, `None` where that cannot be recorded."""
+    """The key of a generation and a step that fits it, `None` where that cannot be recorded. A step stays on its
+    stream, whose order keeps one generation from writing over what another has yet to read."""
     num_tokens = cache.text_source.shape[1]  # type: ignore[union-attr]
     num_tokens = (num_tokens + TEXT_BLOCK - 1) // TEXT_BLOCK * TEXT_BLOCK
     # A recording has the addresses of the weights in it.
     weights = tuple((weight.data_ptr(), weight.dtype) for weight in (*model.parameters(), *model.buffers()))
-    key = (cache.batch_size, num_tokens, cache.device, torch.is_inference_mode_enabled(), weights)
+    stream = torch.cuda.current_stream(cache.device) if cache.device.type == "cuda" else None
+    key = (cache.batch_size, num_tokens, cache.device, stream, torch.is_inference_mode_enabled(), weights)
     step = pool.take(key)
     if step is None:
         try:
