@@ -83,9 +83,9 @@ class SmallEGenerationMixin(SmallEStreamingMixin, GenerationMixin):
                 continue it. It is not changed.
             streamer (`BaseStreamer`, *optional*): Is given the speech while it is generated, as [`SmallEAudioChunk`]s;
                 see [`AudioStreamer`]. The output has no audio then, unless `output_audio` asks for it.
-            disable_compile (`bool`), compile_config (`CompileConfig`): As in Transformers. On a GPU the step is recorded
-                as a CUDA graph, once per batch size and 64 tokens of text; the first turns that off, the second
-                compiles the step instead.
+            disable_compile (`bool`), compile_config (`CompileConfig`): As in Transformers. On a GPU the step is
+                recorded as a CUDA graph, once per batch size and 64 tokens of text; the first turns that off, the
+                second compiles the step instead.
             output_scores, output_logits, return_dict_in_generate (`bool`): As in Transformers; the last defaults to
                 `True`.
 
