@@ -59,6 +59,7 @@ class OnnxGraphs:
         default = default_num_threads(onnxruntime.__version__)
         self.num_threads = default if num_threads is None else num_threads
         names = ["text_encoder", "decoder_step", "decoder_prefill", *["codec_decoder"] * config.has_codec]
+        names += ["codec_encoder"] * config.has_codec_encoder
         missing = [name for name in names if not (self.folder / f"{name}.onnx").is_file()]
         if missing:
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: export the model again.")
