@@ -210,8 +210,9 @@ def test_ten_minutes_of_text_take_the_memory_of_ten_sentences(processor, voice) 
             del tensors
     assert index == 499
     assert len(sizes) == 5
-    assert len({count for count, _ in sizes}) == 1
-    assert max(size for _, size in sizes) <= 1.001 * min(size for _, size in sizes)
+    # What compilers of earlier tests have left behind may go away meanwhile.
+    assert max(count for count, _ in sizes) == sizes[0][0]
+    assert max(size for _, size in sizes) <= 1.001 * sizes[0][1]
 
 
 @settings(deadline=None, max_examples=30)
