@@ -71,8 +71,7 @@ def minutes_of(chunks: Iterator[Any], samples_per_minute: int) -> Iterator[np.nd
 
 def measure(options: Any) -> list[Results]:
     """One row per minute: similarity to the first one, memory, seconds of computing per second of audio."""
-    torch.set_num_threads(options.threads[0])
-    model, processor, voice = build(options)
+    model, processor, voice = build(options, options.threads[0])
     rate = model.config.sampling_rate
     length = QUICK_MINUTE if options.quick else MINUTE
     embed = None

@@ -4,8 +4,8 @@
     python examples/benchmarks/recurrence.py --quick --output outputs/benchmarks
 
 The recurrence also with utterances packed behind each other, and with decays down to the strongest one, which take a
-longer way. All run in alternation in one process, and ratios are medians of pairs, so a busy machine moves both. Memory
-that is freed stays in the process, as in examples/train.py on a CPU, for all of them.
+longer way. All run in alternation in one process, and ratios are medians of pairs, so a busy machine moves both. All
+keep the memory that they free, as examples/train.py does on a CPU.
 Writes recurrence.json and, where matplotlib is installed, recurrence.png.
 """
 

@@ -44,11 +44,10 @@ LARGE = 30_000_000
 WHOLE = "whole"
 
 
-def build(options: Any, threads: int) -> tuple[Any, Any, dict[str, Any]]:
-    """Model, processor and voice prompt."""
+def build(options: Any, threads: int = 1) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, processor and voice prompt; exported models compute with so many threads."""
     if options.model is not None and (options.model / CONFIG_NAME).is_file():
         return build_exported(options, threads)
-    torch.set_num_threads(threads)
     if options.model is not None:
         model = SmallEForSpeechGeneration.from_pretrained(options.model, dtype=torch.float32).eval()
         voices = list_voices(options.model)
@@ -97,6 +96,7 @@ def chunk_times(stream: Iterator[Any], started: float) -> list[tuple[float, int]
 
 def measure(options: Any, threads: int) -> tuple[list[Results], int]:
     """First audio and real-time factors for every chunk size, and the number of parameters of the model."""
+    torch.set_num_threads(threads)
     model, processor, voice = build(options, threads)
     rate, frames = model.config.sampling_rate, options.seconds * model.config.frame_rate
     limits: dict[str, Any] = {"max_new_tokens": int(frames), "seed": 0}
