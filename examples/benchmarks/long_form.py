@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from comparison import Results, Target, parse, report
 from streaming import build
 from tqdm import tqdm
