@@ -25,6 +25,8 @@ from streaming import build
 from tqdm import tqdm
 
 from smalle_hf import stream_speech
+from smalle_hf.onnx import SmallEOnnxModel
+from smalle_hf.onnx import stream_speech as stream_exported
 
 SENTENCES = (
     "The boat sailed along the coast, and nobody on the shore could tell where it went.",
@@ -78,7 +80,8 @@ def measure(options: Any) -> list[Results]:
         from smalle_hf.metrics.speaker_models import create_speaker_model
 
         embed = create_speaker_model(options.speaker_model)
-    chunks = stream_speech(sentences(options.text), model, processor, voice, seed=options.seed)
+    speak = stream_exported if isinstance(model, SmallEOnnxModel) else stream_speech
+    chunks = speak(sentences(options.text), model, processor, voice, seed=options.seed)
     rows: list[Results] = []
     first, started = None, time.perf_counter()
     minutes = itertools.islice(minutes_of(chunks, round(length * rate)), options.minutes)
