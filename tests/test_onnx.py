@@ -25,9 +25,11 @@ import onnx
 
 from smalle_hf import SmallCodecConfig, SmallEForSpeechGeneration, SmallEProcessor
 from smalle_hf.cli import command_line
+from smalle_hf.gated_linear_attention import recurrent_gated_linear_attention
 from smalle_hf.onnx import SmallEOnnxModel, SmallEOnnxProcessor
 from smalle_hf.onnx import export as export_module
 from smalle_hf.onnx.export import QUANTIZATIONS, write_model
+from smalle_hf.onnx.fused_layers import chunk_recurrence
 from smalle_hf.onnx.sampling import Sampling, choose_ids
 from smalle_hf.onnx.sessions import default_num_threads
 from smalle_hf.voice_files import save_voice
@@ -401,6 +403,18 @@ def test_threads_are_no_more_than_cores_and_one_where_they_cannot_wait(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert default_num_threads(version) == expected
+
+
+@pytest.mark.parametrize("strongest", [0.05, 3.0, 20.0])
+@pytest.mark.parametrize("length", [64, 33, 9])
+def test_a_chunk_of_the_recurrence_is_its_frames(length: int, strongest: float) -> None:
+    generator = torch.Generator().manual_seed(length)
+    query, key = torch.randn(2, 2, length, 3, 8, generator=generator)
+    value, state = torch.randn(2, length, 3, 16, generator=generator), torch.randn(2, 3, 8, 16, generator=generator)
+    log_decay = -strongest * torch.rand(2, length, 3, 8, generator=generator)
+    expected = recurrent_gated_linear_attention(query, key, value, log_decay, state)
+    for found, wanted in zip(chunk_recurrence(query, key, value, log_decay, state), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def scores(seed: int = 0) -> np.ndarray:

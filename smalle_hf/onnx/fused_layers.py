@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..gated_linear_attention import MIN_LOG_DECAY, gated_linear_attention
+from ..chunked_recurrence import BLOCK_SIZE, MIN_LOG_DECAY, _decays, _running_sums, _to_chunks, _weigh
 from ..layers_smalle import SmallELCLMBlock, SmallELinearAttention
 from ..modeling_smalle import SmallEModel
 
@@ -49,7 +49,8 @@ LinearAttention <q_num_heads, kv_num_heads, update_rule, scale> (query, key, val
 
 
 class FusedLinearAttention(nn.Module):
-    """[`SmallELinearAttention`] without `resets`, for export only: in eager mode, a step gives zeros."""
+    """[`SmallELinearAttention`] of a step or a chunk without `resets`, for export only: in eager mode, a step gives
+    zeros."""
 
     def __init__(self, attention: SmallELinearAttention) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class FusedLinearAttention(nn.Module):
             out, state = recurrent_step(q, k, v, log_decay.clamp(min=MIN_LOG_DECAY), state)
         else:
             q, k, v, log_decay = (x.unflatten(-1, (heads, -1)) for x in (q, k, v, log_decay))
-            out, state = gated_linear_attention(q, k, v, log_decay, state, resets)
+            out, state = chunk_recurrence(q, k, v, log_decay, state)
             out = out.flatten(-2)
         norm = self.attention.norm
         out = rms_norm(out.unflatten(-1, (heads, -1)), norm.weight, norm.eps or 0.0).flatten(-2)
@@ -106,6 +107,27 @@ def recurrent_step(
         version=1,
     )
     return out, new_state
+
+
+def chunk_recurrence(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, log_decay: torch.Tensor, state: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`chunked_gated_linear_attention`] of at most one chunk. Nothing is written in place, of which the exporter would
+    make an index for every number of the state: that takes the runtime longer than all products together.
+
+    Args:
+        query, key, log_decay (`torch.Tensor` of shape `(B, T, H, K)`): T at most 64.
+        value (`torch.Tensor` of shape `(B, T, H, V)`): The same.
+        state (`torch.Tensor` of shape `(B, H, K, V)`): State before the first frame.
+
+    Returns:
+        Outputs `(B, T, H, V)` and the state after the last frame.
+    """
+    length, decays = query.shape[1], _decays(_running_sums(log_decay, BLOCK_SIZE), None)
+    query, key, value = _to_chunks(query * query.shape[-1] ** -0.5), _to_chunks(key), _to_chunks(value)
+    out = _weigh(query, key, decays.readings) @ value + (decays.from_begin * query) @ state
+    new_state = decays.chunk * state + (decays.to_end * key).transpose(-1, -2) @ value
+    return out[0].transpose(1, 2)[:, -length:], new_state[0]
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
