@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from smalle_hf.onnx import export as export_module
 from smalle_hf.onnx.export import QUANTIZATIONS, write_model
 from smalle_hf.onnx.fused_layers import chunk_recurrence
 from smalle_hf.onnx.sampling import Sampling, choose_ids
-from smalle_hf.onnx.sessions import default_num_threads
+from smalle_hf.onnx.sessions import OnnxGraphs, OnnxState, default_num_threads
 from smalle_hf.voice_files import save_voice
 
 RATE = 4000
@@ -258,6 +259,44 @@ def test_a_step_overwrites_its_state_as_if_it_were_elsewhere(models: dict[str, A
             assert array.any()
 
 
+def prefilled(graphs: OnnxGraphs, ids: np.ndarray, lengths: list[int]) -> OnnxState:
+    """The state behind the first columns of each row, where every row has another text."""
+    text = np.arange(4, 4 + 6 * len(ids)).reshape(-1, 6)
+    state = graphs.start(graphs.encode_text(text, np.ones_like(text)))
+    state.prefill(ids, (np.arange(ids.shape[1]) < np.array(lengths)[:, None]).astype(np.int64))
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["paca-none", "paca-int8", "standard-none"])
+def test_remembered_voices_are_what_they_were(models: dict[str, Any], name: str) -> None:
+    """To the bit, in any row, and whatever was said with them meanwhile."""
+    torch_model, folder = models[name]
+    ids, lengths = random_codes(torch_model.config, 70, batch=3).numpy() + 3, [70, 0, 9]
+    graphs, runs = SmallEOnnxModel.from_pretrained(folder).graphs, []
+    run = graphs.prompt_encoder.run
+    graphs.prompt_encoder = SimpleNamespace(run=lambda *inputs: runs.append(1) or run(*inputs))
+    first = prefilled(graphs, ids, lengths)
+    assert len(runs) == 3  # two chunks and one
+    expected = [state.copy() for state in first.states]
+    first.step(ids[:, 0])
+    again, swapped = prefilled(graphs, ids, lengths), prefilled(graphs, ids[[2, 0, 1]], [9, 70, 0])
+    assert len(runs) == 3
+    anew = prefilled(SmallEOnnxModel.from_pretrained(folder).graphs, ids, lengths)
+    for index, state in enumerate(expected):
+        np.testing.assert_array_equal(again.states[index], state)
+        np.testing.assert_array_equal(anew.states[index], state)
+        assert (first.states[index] != state).any()
+        assert [row.any() for row in state] == [True, False, True]
+        if index < graphs.config.num_audio_encoder_layers:
+            np.testing.assert_array_equal(swapped.states[index], state[[2, 0, 1]])
+    for row, count in ((1, 5), (0, 5), (2, 6)):  # the new voice drives out the one that was not used for longest
+        prefilled(graphs, ids[row, None, : (70, 70, 9)[row]], [(70, 70, 9)[row]])
+        assert len(runs) == count
+    with pytest.raises(RuntimeError, match="come first"):
+        again.prefill(ids, np.ones(ids.shape[:2], dtype=np.int64))
+
+
 @pytest.mark.slow
 def test_weights_are_stored_once_and_graphs_tell_nothing_of_their_machine(folder: Path) -> None:
     graphs = b"".join(path.read_bytes() for path in folder.glob("*.onnx"))
@@ -267,6 +306,7 @@ def test_weights_are_stored_once_and_graphs_tell_nothing_of_their_machine(folder
         "codec_encoder.onnx",
         "decoder_prefill.onnx",
         "decoder_step.onnx",
+        "prompt_encoder.onnx",
         "text_encoder.onnx",
     ]
     checkpoint = folder.parent / "paca-checkpoint" / "model.safetensors"
@@ -298,7 +338,7 @@ def test_command_exports_and_refuses_what_is_there(
     models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     checkpoint, folder = models["paca-none"][1].parent / "paca-checkpoint", models["paca-none"][1]
-    names = ("text_encoder", "decoder_step", "decoder_prefill", "codec_decoder", "codec_encoder")
+    names = ("text_encoder", "decoder_step", "prompt_encoder", "decoder_prefill", "codec_decoder", "codec_encoder")
     graphs = {name: onnx.load(folder / f"{name}.onnx") for name in names}
     monkeypatch.setattr(export_module, "export_graphs", lambda *_: graphs)
     out = tmp_path / "out"

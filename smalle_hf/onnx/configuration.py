@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_NAME = "onnx_config.json"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class SmallEOnnxConfig:
 
     Args:
         state_shapes (`list[list[int]]`): Heads, key width and value width of every recurrent state.
-        prefill_columns (`int`): Columns that the prefill graph takes at once.
+        prefill_columns (`int`): Columns that the graphs of voice prompts take at once.
         has_codec (`bool`): Whether there is a graph that decodes codes.
         codec_state_shapes (`list[list[int]]`, *optional*): Shapes of the states of the codec's decoder without the
             batch; `None` where it decodes whole utterances only.
@@ -46,6 +46,7 @@ class SmallEOnnxConfig:
     sampling_rate: int
     frame_rate: float
     frame_length: int
+    num_audio_encoder_layers: int
     state_shapes: list[list[int]]
     prefill_columns: int
     has_codec: bool

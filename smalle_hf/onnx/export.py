@@ -30,6 +30,7 @@ from .graphs import (
     PREFILL_COLUMNS,
     DecoderPrefillGraph,
     DecoderStepGraph,
+    PromptEncoderGraph,
     TextEncoderGraph,
 )
 from .weights import quantize_weights, save_graphs
@@ -46,7 +47,7 @@ MAX_OTHER_CODES = 0.05
 
 CARD_NAME = "README.md"
 QUANTIZATIONS = ("int8", "int4", "none")
-DECODER_PREFIX, CODEC_PREFIX = "decoder_", "codec_"
+CODEC_PREFIX, TEXT_ENCODER = "codec_", "text_encoder"
 GENERATION_DEFAULTS = (
     "do_sample",
     "temperature",
@@ -137,7 +138,7 @@ def quantize(name: str, graph: onnx.ModelProto, quantization: str) -> onnx.Model
     """The graph of a name with its weights as [`export_model`] says."""
     if quantization == "none" or name.startswith(CODEC_PREFIX):
         return graph
-    return quantize_weights(graph, 4 if quantization == "int4" and name.startswith(DECODER_PREFIX) else 8)
+    return quantize_weights(graph, 4 if quantization == "int4" and name != TEXT_ENCODER else 8)
 
 
 def copy_extras(checkpoint: Path, target: Path) -> None:
@@ -174,21 +175,28 @@ def graph_jobs(model: SmallEForSpeechGeneration) -> dict[str, Job]:
     with torch.no_grad():
         text = text_encoder(**inputs)
     outputs = [f"text_{index}" for index in range(len(text))]
-    jobs: dict[str, Job] = {"text_encoder": (text_encoder, inputs, outputs, text_encoder)}
-    states = [torch.randn(BATCH, *shape, generator=generator) for shape in state_shapes(config)]
+    jobs: dict[str, Job] = {TEXT_ENCODER: (text_encoder, inputs, outputs, text_encoder)}
+    states = {
+        f"state_{index}": torch.randn(BATCH, *shape, generator=generator)
+        for index, shape in enumerate(state_shapes(config))
+    }
     columns = random_ids(config.audio_vocab_size, PREFILL_COLUMNS, config.num_codebooks)
     audio_mask = torch.ones(BATCH, PREFILL_COLUMNS, dtype=torch.long)
     audio_mask[-1, -20:] = 0
     more = {"frame_index": random_ids(100), "attention_mask": text_mask}
     more |= {f"text_{index}": tensor for index, tensor in enumerate(text)}
-    more |= {f"state_{index}": tensor for index, tensor in enumerate(states)}
-    new_states = [f"new_state_{index}" for index in range(len(states))]
     fused, given = fuse_layers(model.model), (model, model.model, len(text))
     step, prefill = DecoderStepGraph(model, fused, len(text)), DecoderPrefillGraph(model, fused, len(text))
-    outputs = ["logits", "alignment", *new_states]
-    jobs["decoder_step"] = (step, {"audio_ids": columns[:, 0], **more}, outputs, DecoderStepGraph(*given))
-    inputs = {"audio_ids": columns, "audio_mask": audio_mask, **more}
-    jobs["decoder_prefill"] = (prefill, inputs, new_states, DecoderPrefillGraph(*given))
+    outputs = ["logits", "alignment", *(f"new_{name}" for name in states)]
+    jobs["decoder_step"] = (step, {"audio_ids": columns[:, 0], **more, **states}, outputs, DecoderStepGraph(*given))
+    own = dict(list(states.items())[: config.num_audio_encoder_layers])
+    inputs = {"audio_ids": columns, "audio_mask": audio_mask, **own}
+    encoder, outputs = PromptEncoderGraph(model.model), ["hidden_states", *(f"new_{name}" for name in own)]
+    jobs["prompt_encoder"] = (PromptEncoderGraph(fused), inputs, outputs, encoder)
+    others = {name: state for name, state in states.items() if name not in own}
+    hidden_states = torch.randn(*audio_mask.shape, config.hidden_size, generator=generator)
+    inputs = {"hidden_states": hidden_states, "audio_mask": audio_mask, **more, **others}
+    jobs["decoder_prefill"] = (prefill, inputs, [f"new_{name}" for name in others], DecoderPrefillGraph(*given))
     return jobs
 
 

@@ -112,8 +112,8 @@ def recurrent_step(
 def chunk_recurrence(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, log_decay: torch.Tensor, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[`chunked_gated_linear_attention`] of at most one chunk. Nothing is written in place, of which the exporter would
-    make an index for every number of the state: that takes the runtime longer than all products together.
+    """[`chunked_gated_linear_attention`] of at most one chunk. Nothing is written in place: the exporter would make of
+    it an index for every number of the state, which takes the runtime longer than all products together.
 
     Args:
         query, key, log_decay (`torch.Tensor` of shape `(B, T, H, K)`): T at most 64.
