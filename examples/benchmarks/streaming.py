@@ -8,7 +8,8 @@
 First audio: milliseconds from the text, a string, to the first samples, with the model loaded; voice prompt and text
 encoder included. Real-time factor: seconds of computing per second of audio, of the whole stream and of its slowest
 chunk behind the first. Of every chunk size and of `generate` the same words are spoken in alternation in one process.
-A --model that `smalle export` wrote speaks with ONNX Runtime. Without --model the weights are random, of the sizes of
+A --model that `smalle export` wrote speaks with ONNX Runtime, which remembers what it computed of the voice prompt: its
+first audio is that of a voice which has spoken before. Without --model the weights are random, of the sizes of
 --preset with the package's codec: speed does not depend on them.
 Writes streaming.json and, where matplotlib is installed, streaming.png.
 """
@@ -187,6 +188,9 @@ def draw(figure: Any, phases: Results) -> None:
     for axes, title in ((latency, "first audio in ms"), (factor, "real-time factor")):
         axes.set_xlabel("chunk in ms")
         axes.set_xscale("log")
+        sizes = sorted({float(row["chunk_ms"]) for phase in phases.values() for row in phase["rows"]})
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize="medium")
         axes.legend(fontsize="x-small")
