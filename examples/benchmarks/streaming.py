@@ -8,7 +8,7 @@
 First audio: milliseconds from the text, a string, to the first samples, with the model loaded; voice prompt and text
 encoder included. Real-time factor: seconds of computing per second of audio, of the whole stream and of its slowest
 chunk behind the first. Of every chunk size and of `generate` the same words are spoken in alternation in one process.
-A --model that `smalle export` wrote speaks with ONNX Runtime, which remembers what it computed of the voice prompt: its
+A --model that `smalle export` wrote speaks with ONNX Runtime and remembers what it computed of the voice prompt: its
 first audio is that of a voice which has spoken before. Without --model the weights are random, of the sizes of
 --preset with the package's codec: speed does not depend on them.
 Writes streaming.json and, where matplotlib is installed, streaming.png.
