@@ -158,6 +158,7 @@ def start(script, arguments, prepare=None):
     """Runs the script in a process that can be killed; forked, so that it need not import everything again."""
 
     def target():
+        torch.set_num_threads(1)  # a forked process waits forever for OpenMP threads, which only its parent has
         if prepare is not None:
             prepare()
         sys.exit(script.main(arguments))
